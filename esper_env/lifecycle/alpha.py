@@ -1,0 +1,100 @@
+"""Alpha schedules: one immutable ramp per seed, and alpha as a pure function of the clock."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from esper_env.actions import CURVE_STEEPNESS, Curve
+from esper_env.arrays import Bools, Floats, Ints
+from esper_env.lifecycle.state import NOT_BEGUN, Slots
+
+HOLD, RAMP, STEP = 0, 1, 2
+RESTING = -1_000
+"""A `begun` so long ago that nothing runs and nothing counts as a change of this step."""
+
+
+def ease(progress: Floats, curve: Ints) -> Floats:
+    """The five curves on [0, 1], exact at both ends."""
+    shapes = np.empty((len(Curve), *progress.shape))
+    shapes[Curve.LINEAR] = progress
+    shapes[Curve.COSINE] = (1 - np.cos(np.pi * progress)) / 2
+    for index, steepness in CURVE_STEEPNESS.items():
+        low, high = _logistic(-steepness / 2), _logistic(steepness / 2)
+        shapes[index] = (_logistic(steepness * (progress - 0.5)) - low) / (high - low)
+    return np.take_along_axis(shapes, curve[None].astype(np.intp), 0)[0]
+
+
+def _logistic(x: Floats | float) -> Floats:
+    return np.asarray(1 / (1 + np.exp(-np.asarray(x, dtype=float))))
+
+
+def elapsed(slots: Slots, epoch: Ints) -> Ints:
+    """Epochs since the schedule began, 0 while it has not."""
+    return np.where(slots.begun == NOT_BEGUN, 0, np.maximum(epoch[:, None] - slots.begun, 0))
+
+
+def alpha(slots: Slots, epoch: Ints) -> Floats:
+    """Alpha `[envs, slots]` in force at `epoch`."""
+    k = elapsed(slots, epoch)
+    begun = slots.begun != NOT_BEGUN
+    value = np.where(begun & (k >= slots.steps), slots.target, slots.start)
+    ramping = (k > 0) & (k < slots.steps)
+    if ramping.any():
+        start, target = slots.start[ramping], slots.target[ramping]
+        eased = ease(k[ramping] / slots.steps[ramping], slots.curve[ramping])
+        value[ramping] = start + (target - start) * eased
+    return value
+
+
+def running(slots: Slots, epoch: Ints) -> Bools:
+    """Is a ramp under way, its end not yet reached?"""
+    return (slots.begun != NOT_BEGUN) & (elapsed(slots, epoch) < slots.steps)
+
+
+def pruning(slots: Slots, epoch: Ints) -> Bools:
+    """Is the seed ramping down to be pruned? Its parameters are frozen then."""
+    return running(slots, epoch) & (slots.target == 0)
+
+
+def reached(slots: Slots, epoch: Ints, target: float) -> Bools:
+    """Has alpha come to rest at `target`?"""
+    return (slots.begun != NOT_BEGUN) & (slots.target == target) & ~running(slots, epoch)
+
+
+def mode(slots: Slots, epoch: Ints) -> Ints:
+    """HOLD (no schedule), RAMP (running) or STEP (an instant change made in the step that ended at `epoch`)."""
+    instant = (slots.steps == 0) & (slots.begun == epoch[:, None] - 1)
+    return np.where(running(slots, epoch), RAMP, np.where(instant, STEP, HOLD))
+
+
+def velocity(slots: Slots, epoch: Ints) -> Floats:
+    """Mean change of alpha per epoch of the running schedule, 0 without one."""
+    return np.where(running(slots, epoch), (slots.target - slots.start) / np.maximum(slots.steps, 1), 0.0)
+
+
+def time_to_target(slots: Slots, epoch: Ints) -> Ints:
+    """Epochs until the running schedule ends, 0 without one."""
+    return np.where(running(slots, epoch), slots.steps - elapsed(slots, epoch), 0)
+
+
+def begin(slots: Slots, mask: Bools, start: Floats, target: Floats, steps: Ints, curve: Ints, epoch: Ints) -> None:
+    """Give the seeds under `mask` a schedule whose clock starts at `epoch`; instant when `steps` is 0.
+
+    A schedule from a value to the same value is none at all: alpha rests there.
+    """
+    shape = slots.begun.shape
+    still = start == target
+    slots.start = np.where(mask, start, slots.start)
+    slots.target = np.where(mask, target, slots.target)
+    slots.steps = np.where(mask, np.where(still, 0, steps), slots.steps)
+    slots.curve = np.where(mask, curve, slots.curve).astype(slots.curve.dtype)
+    begun = np.where(still, RESTING, np.broadcast_to(epoch[:, None], shape))
+    slots.begun = np.where(mask, begun, slots.begun)
+
+
+def rest(slots: Slots, mask: Bools, value: float) -> None:
+    """Fix alpha at `value`, without a schedule."""
+    slots.start = np.where(mask, value, slots.start)
+    slots.target = np.where(mask, value, slots.target)
+    slots.steps = np.where(mask, 0, slots.steps)
+    slots.begun = np.where(mask, RESTING, slots.begun)

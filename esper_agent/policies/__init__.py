@@ -1,0 +1,1 @@
+"""Policies: TensorDict in, TensorDict out, found by name in a registry."""

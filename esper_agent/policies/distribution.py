@@ -1,0 +1,184 @@
+"""The distribution over actions: op first, the slot given the op, the other heads in parallel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from esper_env.actions import ACTION_HEADS, CAUSAL_MASK, HEAD_INDEX, HEAD_NAMES, Op, head_sizes
+
+SLOT, OP = HEAD_INDEX["slot"], HEAD_INDEX["op"]
+
+ILLEGAL = -1e9
+"""Log-probability of an illegal choice: finite, so that 0 · log 0 is 0 in values and gradients."""
+
+
+class ActionLayout(nn.Module):
+    """Where each head's choices lie in flat logits and masks, held on the policy's device.
+
+    Heads are padded to the widest one, so that all of them are normalised, drawn and scored at once.
+    """
+
+    index: Tensor
+    inside: Tensor
+    canonical: Tensor
+    causal: Tensor
+    mixing: Tensor
+
+    def __init__(self, num_slots: int, num_blueprints: int, uniform_mixing: Mapping[str, float] | None = None) -> None:
+        super().__init__()
+        sizes = torch.tensor(head_sizes(num_slots, num_blueprints))
+        choice = torch.arange(int(sizes.max()))
+        starts = (sizes.cumsum(0) - sizes)[:, None]
+        inside = choice < sizes[:, None]
+        mixing = uniform_mixing or {}
+        tables = {
+            "index": torch.where(inside, starts + choice, 0),
+            "inside": inside,
+            "canonical": torch.tensor([head.canonical for head in ACTION_HEADS]),
+            "causal": torch.from_numpy(CAUSAL_MASK),
+            "mixing": torch.tensor([[mixing.get(name, 0.0)] for name in HEAD_NAMES]),
+        }
+        for name, table in tables.items():
+            self.register_buffer(name, table, persistent=False)
+        self.num_slots = num_slots
+        self.num_choices = int(sizes.sum())
+        self.mixes = any(mixing.values())
+
+    def forward(self, logits: Tensor, action_mask: Tensor, slot_by_op: Tensor) -> FactoredDistribution:
+        """The distribution for flat logits and masks `[..., choices]` and `slot_by_op` `[..., ops * slots]`."""
+        for name, tensor, size in (
+            ("logits", logits, self.num_choices),
+            ("action_mask", action_mask, self.num_choices),
+            ("slot_by_op", slot_by_op, len(Op) * self.num_slots),
+        ):
+            if tensor.shape[-1] != size:
+                raise ValueError(
+                    f"{name} has {tensor.shape[-1]} entries, this policy needs {size} ({self.num_slots} slots); "
+                    "was it created for another environment?"
+                )
+        return FactoredDistribution(
+            self,
+            logits.float()[..., self.index],
+            action_mask.bool()[..., self.index] & self.inside,
+            slot_by_op.bool().reshape(*slot_by_op.shape[:-1], len(Op), self.num_slots),
+        )
+
+    def normalise(self, logits: Tensor, mask: Tensor, mixing: Tensor) -> Tensor:
+        """Log-probabilities over the valid choices, mixed with the uniform distribution over them."""
+        log_p = logits.masked_fill(~mask, -torch.inf).log_softmax(-1).masked_fill(~mask, ILLEGAL)
+        if self.mixes:
+            kept = torch.log1p(-mixing * mask.sum(-1, keepdim=True))
+            log_p = torch.logaddexp(log_p + kept, mixing.log()).masked_fill(~mask, ILLEGAL)
+        return log_p
+
+
+class FactoredDistribution:
+    """Distribution over action vectors `[..., 8]`, with log-probability and entropy per head.
+
+    A head that does not matter for the op is not random: it holds its canonical value, with log-probability and
+    entropy exactly 0, when drawn and when stored actions are scored. Everything is float32.
+    """
+
+    def __init__(self, layout: ActionLayout, logits: Tensor, mask: Tensor, slot_by_op: Tensor) -> None:
+        self._layout = layout
+        self._logits = logits
+        self._mask = mask
+        self._slot_by_op = slot_by_op
+        self._require_choices()
+        self.op_log_probs = layout.normalise(logits[..., OP, : len(Op)], mask[..., OP, : len(Op)], layout.mixing[OP])
+        """`[..., ops]`"""
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Draw actions `[..., 8]`."""
+        noise = torch.empty_like(self._logits).exponential_(generator=generator).log_()
+        return self._choose(noise)
+
+    def mode(self) -> Tensor:
+        """The likeliest op, and for it the likeliest value of each head that matters."""
+        return self._choose(torch.zeros_like(self._logits))
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Log-probability per head `[..., 8]`; their sum is the action's."""
+        op = action[..., OP]
+        log_probs, _ = self._given(op)
+        chosen = log_probs.gather(-1, self.canonicalise(action).unsqueeze(-1)).squeeze(-1)
+        return torch.where(self.matters(op), chosen, 0.0)
+
+    def head_entropy(self, action: Tensor | None = None) -> Tensor:
+        """Entropy per head over its valid choices, divided by its maximum, `[..., 8]`; 0 where only one is valid.
+
+        Given an action, that of the heads which matter for its op, with the slot's under that op. Without one,
+        each head's own, whether or not it would come to matter.
+        """
+        if action is None:
+            return _relative_entropy(self._layout.normalise(self._logits, self._mask, self._layout.mixing), self._mask)
+        op = action[..., OP]
+        return torch.where(self.matters(op), _relative_entropy(*self._given(op)), 0.0)
+
+    def entropy(self) -> Tensor:
+        """Entropy of the whole action `[...]` in nats: H(op) + Σ_op p(op) Σ_head H(head | op)."""
+        layout = self._layout
+        per_head = _entropy(layout.normalise(self._logits, self._mask, layout.mixing))
+        slot_logits = self._logits[..., SLOT, : layout.num_slots].unsqueeze(-2)
+        slot_given_op = _entropy(layout.normalise(slot_logits, self._slot_by_op, layout.mixing[SLOT]))
+        given_op = torch.where(layout.causal, per_head.unsqueeze(-2), 0.0)
+        given_op[..., SLOT] = torch.where(layout.causal[:, SLOT], slot_given_op, 0.0)
+        given_op[..., OP] = 0.0
+        return per_head[..., OP] + (self.op_log_probs.exp() * given_op.sum(-1)).sum(-1)
+
+    def canonicalise(self, action: Tensor) -> Tensor:
+        """The action with every head that does not matter for its op at its canonical value."""
+        canonical = self._layout.canonical.expand_as(action).clone()
+        canonical[..., SLOT] = self._mask[..., SLOT, :].to(torch.uint8).argmax(-1)
+        return torch.where(self.matters(action[..., OP]), action, canonical)
+
+    def matters(self, op: Tensor) -> Tensor:
+        """`[..., 8]`: does the head matter for this op?"""
+        return self._layout.causal[op]
+
+    def could_matter(self) -> Tensor:
+        """`[..., 8]`: is there a legal op for which the head matters?"""
+        legal = self._mask[..., OP, : len(Op)]
+        return (legal.unsqueeze(-1) & self._layout.causal).any(-2)
+
+    def _choose(self, noise: Tensor) -> Tensor:
+        """Gumbel-max: the argmax of log p - log Exp(1) is a draw from p; without noise, it is the mode."""
+        op = (self.op_log_probs - noise[..., OP, : len(Op)]).argmax(-1)
+        log_probs, _ = self._given(op)
+        action = (log_probs - noise).argmax(-1)
+        action[..., OP] = op
+        return self.canonicalise(action)
+
+    def _given(self, op: Tensor) -> tuple[Tensor, Tensor]:
+        """Padded log-probabilities and masks `[..., 8, widest]`, the slot restricted to what the op allows."""
+        row = self._slot_by_op.take_along_dim(op[..., None, None], -2).squeeze(-2)
+        mask = self._mask.clone()
+        mask[..., SLOT, : self._layout.num_slots] = row
+        return self._layout.normalise(self._logits, mask, self._layout.mixing), mask
+
+    def _require_choices(self) -> None:
+        head_ok, row_ok = self._mask.any(-1), self._slot_by_op.any(-1)
+        if bool(head_ok.all() & row_ok.all()):
+            return
+        heads = [HEAD_NAMES[i] for i in _columns_with_false(head_ok)]
+        heads += [f"slot (given {Op(i).name})" for i in _columns_with_false(row_ok)]
+        raise ValueError(
+            f"no legal value in head {', '.join(heads)}: action_mask and slot_by_op must allow at least one value "
+            "per head and per op, the canonical one where the head cannot matter (see esper_env.masks)."
+        )
+
+
+def _columns_with_false(table: Tensor) -> list[int]:
+    return [i for i, ok in enumerate(table.flatten(0, -2).all(0).tolist()) if not ok]
+
+
+def _entropy(log_probs: Tensor) -> Tensor:
+    return -(log_probs.exp() * log_probs).sum(-1)
+
+
+def _relative_entropy(log_probs: Tensor, mask: Tensor) -> Tensor:
+    count = mask.sum(-1)
+    return torch.where(count > 1, _entropy(log_probs) / count.clamp_min(2).log(), 0.0)

@@ -1,0 +1,223 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from esper_agent.policies.distribution import OP, SLOT, ActionLayout
+from esper_env.actions import ACTION_HEADS, CAUSAL_MASK, HEAD_INDEX, HEAD_NAMES, Op, head_sizes
+from tests.agent.observations import mask_tensors, random_legality
+
+SLOTS, BLUEPRINTS = 2, 3
+SIZES = head_sizes(SLOTS, BLUEPRINTS)
+JOINT = torch.tensor(list(itertools.product(*(range(n) for n in SIZES))))
+
+seeds = st.integers(0, 2**32 - 1)
+few = settings(max_examples=15, deadline=None)
+
+
+def small_case(seed, mixing=None, scale=2.0):
+    """A single state of a small environment: its distribution, and the joint probability of every action."""
+    rng = np.random.default_rng(seed)
+    masks = mask_tensors(random_legality(rng, 1, SLOTS), BLUEPRINTS)
+    logits = torch.from_numpy(rng.normal(scale=scale, size=(1, sum(SIZES))).astype(np.float32))
+    layout = ActionLayout(SLOTS, BLUEPRINTS, mixing)
+    distribution = layout(logits, masks["action_mask"], masks["slot_by_op"])
+    every = layout(
+        logits.expand(len(JOINT), -1),
+        masks["action_mask"].expand(len(JOINT), -1),
+        masks["slot_by_op"].expand(len(JOINT), -1),
+    )
+    distinct = (every.canonicalise(JOINT) == JOINT).all(-1)
+    p = torch.where(distinct, every.log_prob(JOINT).double().sum(-1).exp(), 0.0)
+    return distribution, p, masks
+
+
+def nats(p):
+    p = p[p > 0]
+    return float(-(p * p.log()).sum())
+
+
+@few
+@given(seed=seeds, epsilon=st.sampled_from([0.0, 0.01]))
+def test_probabilities_of_the_whole_joint_space_sum_to_one(seed, epsilon):
+    _, p, _ = small_case(seed, dict.fromkeys(HEAD_NAMES, epsilon))
+    assert float(p.sum()) == pytest.approx(1, abs=1e-5)
+
+
+@few
+@given(seed=seeds)
+def test_only_legal_actions_have_probability(seed):
+    _, p, masks = small_case(seed)
+    possible = JOINT[p > 0]
+    rows = masks["slot_by_op"].reshape(len(Op), SLOTS)
+    relevant = torch.from_numpy(CAUSAL_MASK)[possible[:, OP]]
+    starts = np.cumsum((0, *SIZES[:-1]))
+    assert rows[possible[:, OP], possible[:, SLOT]].all()
+    for i, start in enumerate(starts):
+        assert masks["action_mask"][0, start + possible[relevant[:, i], i]].all()
+
+
+@few
+@given(seed=seeds, epsilon=st.sampled_from([0.0, 0.02]))
+def test_joint_entropy_agrees_with_enumeration(seed, epsilon):
+    distribution, p, _ = small_case(seed, dict.fromkeys(HEAD_NAMES, epsilon))
+    assert distribution.entropy().item() == pytest.approx(nats(p), abs=1e-4)
+
+
+@few
+@given(seed=seeds)
+def test_head_entropies_agree_with_enumeration_given_the_op(seed):
+    distribution, p, masks = small_case(seed)
+    starts = np.cumsum((0, *SIZES[:-1]))
+    for op in JOINT[p > 0][:, OP].unique().tolist():
+        action = torch.zeros(1, 8, dtype=torch.int64)
+        action[0, OP] = op
+        entropy = distribution.head_entropy(action)[0]
+        for i, name in enumerate(HEAD_NAMES):
+            if name == "op":
+                chosen, count = p, int(masks["action_mask"][0, starts[OP] :].sum())
+            else:
+                chosen = torch.where(JOINT[:, OP] == op, p, 0.0)
+                flat = masks["action_mask"][0, starts[i] : starts[i] + SIZES[i]]
+                row = masks["slot_by_op"].reshape(len(Op), SLOTS)[op]
+                count = int((row if name == "slot" else flat).sum())
+            marginal = torch.zeros(SIZES[i], dtype=torch.float64).index_add(0, JOINT[:, i], chosen)
+            expected = nats(marginal / marginal.sum()) / np.log(count) if count > 1 and CAUSAL_MASK[op, i] else 0.0
+            assert entropy[i].item() == pytest.approx(expected, abs=1e-4), (name, Op(op))
+
+
+@few
+@given(seed=seeds)
+def test_mode_is_the_likeliest_op_and_the_likeliest_rest_given_it(seed):
+    distribution, p, _ = small_case(seed)
+    by_op = torch.zeros(len(Op), dtype=torch.float64).index_add(0, JOINT[:, OP], p)
+    given_op = torch.where(JOINT[:, OP] == by_op.argmax(), p, 0.0)
+    assert distribution.mode()[0].tolist() == JOINT[given_op.argmax()].tolist()
+
+
+def test_draws_have_the_enumerated_probabilities():
+    _, p, masks = small_case(7, scale=1.0)
+    draws = 40_000
+    many = ActionLayout(SLOTS, BLUEPRINTS)(
+        torch.from_numpy(_logits_of(7, 1.0)).expand(draws, -1),
+        masks["action_mask"].expand(draws, -1),
+        masks["slot_by_op"].expand(draws, -1),
+    ).sample(torch.Generator().manual_seed(0))
+    code = torch.zeros(draws, dtype=torch.int64)
+    for i, size in enumerate(SIZES):
+        code = code * size + many[:, i]
+    frequency = code.bincount(minlength=len(JOINT)).double() / draws
+    assert (frequency[p == 0] == 0).all()
+    assert float((frequency - p).abs().sum()) < 2 * float((p / draws).sqrt().sum())
+
+
+def _logits_of(seed, scale):
+    rng = np.random.default_rng(seed)
+    random_legality(rng, 1, SLOTS)
+    return rng.normal(scale=scale, size=(1, sum(SIZES))).astype(np.float32)
+
+
+def full_case(legal_ops, slots=3, **kwargs):
+    legal = np.zeros((1, len(Op), slots), bool)
+    for op, allowed in legal_ops.items():
+        legal[0, op, allowed] = True
+    legal[0, Op.WAIT] = True
+    masks = mask_tensors(legal, 13)
+    layout = ActionLayout(slots, 13, kwargs.get("mixing"))
+    logits = kwargs.get("logits", torch.zeros(1, layout.num_choices))
+    return layout(logits, masks["action_mask"], masks["slot_by_op"])
+
+
+def test_heads_that_do_not_matter_are_canonical_with_log_probability_exactly_zero():
+    distribution = full_case({Op.GERMINATE: [1, 2], Op.PRUNE: [2]})
+    canonical = [head.canonical for head in ACTION_HEADS]
+    canonical[SLOT] = 1  # the lowest slot that any op may touch
+    for op in (Op.WAIT, Op.GERMINATE, Op.PRUNE):
+        stored = torch.tensor([[2, 5, 1, 0, 0, 3, 4, op]])
+        irrelevant = ~CAUSAL_MASK[op]
+        assert (distribution.log_prob(stored)[0][irrelevant] == 0).all()
+        assert (distribution.head_entropy(stored)[0][irrelevant] == 0).all()
+        rewritten = distribution.canonicalise(stored)[0]
+        assert rewritten[irrelevant].tolist() == np.array(canonical)[irrelevant].tolist()
+        assert rewritten[~irrelevant].tolist() == stored[0][~irrelevant].tolist()
+
+
+def test_a_value_outside_a_head_that_does_not_matter_is_harmless():
+    distribution = full_case({Op.GERMINATE: [0]})
+    stored = torch.tensor([[9, 99, 9, 9, 9, 9, 9, Op.WAIT]])
+    assert distribution.log_prob(stored)[0, :OP].abs().sum() == 0
+
+
+def test_slot_is_drawn_under_the_row_of_the_drawn_op():
+    distribution = full_case({Op.GERMINATE: [2], Op.PRUNE: [0, 1]}, logits=torch.zeros(1, 41))
+    generator = torch.Generator().manual_seed(1)
+    allowed = {Op.WAIT: {0}, Op.GERMINATE: {2}, Op.PRUNE: {0, 1}}
+    for _ in range(100):
+        action = distribution.sample(generator)[0]
+        assert int(action[SLOT]) in allowed[Op(int(action[OP]))]
+
+
+def test_uniform_mixing_keeps_every_valid_choice_alive_and_leaves_gradient_there():
+    logits = torch.zeros(1, 41)
+    logits[0, -1] = 60.0
+    logits.requires_grad_()
+    mixing = dict.fromkeys(HEAD_NAMES, 0.01)
+    distribution = full_case({Op.GERMINATE: [0, 1, 2], Op.ADVANCE: [0]}, logits=logits, mixing=mixing)
+    p = distribution.op_log_probs.exp()[0]
+    assert p[[Op.WAIT, Op.GERMINATE]].tolist() == pytest.approx([0.01, 0.01])
+    assert p[Op.ADVANCE].item() == pytest.approx(0.98)
+    action = torch.tensor([[0, 1, 0, 0, 0, 0, 0, Op.GERMINATE]])
+    (distribution.log_prob(action).sum() + distribution.entropy().sum()).backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("scale", [1e3, 1e6])
+def test_extreme_logits_never_make_an_illegal_choice_or_a_gradient_that_is_not_finite(scale):
+    generator = torch.Generator().manual_seed(0)
+    logits = (torch.randn(1, 41, generator=generator) * scale).requires_grad_()
+    distribution = full_case({Op.PRUNE: [1]}, logits=logits)
+    action = distribution.sample(generator)
+    assert int(action[0, OP]) in (Op.WAIT, Op.PRUNE)
+    assert int(distribution.mode()[0, OP]) in (Op.WAIT, Op.PRUNE)
+    (distribution.log_prob(action).sum() + distribution.entropy().sum()).backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_bfloat16_logits_give_float32_log_probabilities_and_entropies():
+    distribution = full_case({Op.GERMINATE: [0, 1, 2]}, logits=torch.randn(1, 41).bfloat16())
+    action = distribution.sample()
+    for tensor in (distribution.log_prob(action), distribution.head_entropy(action), distribution.entropy()):
+        assert tensor.dtype == torch.float32
+    assert action.dtype == torch.int64
+
+
+@pytest.mark.parametrize("head", ["tempo", "blueprint", "op"])
+def test_a_head_without_legal_value_is_named(head):
+    layout = ActionLayout(3, 13)
+    sizes = head_sizes(3, 13)
+    start = sum(sizes[: HEAD_INDEX[head]])
+    mask = torch.ones(4, 41, dtype=torch.int8)
+    mask[2, start : start + sizes[HEAD_INDEX[head]]] = 0
+    with pytest.raises(ValueError, match=f"no legal value in head {head}:"):
+        layout(torch.zeros(4, 41), mask, torch.ones(4, 18))
+
+
+def test_an_op_without_legal_slot_is_named():
+    slot_by_op = torch.ones(6, 3)
+    slot_by_op[Op.PRUNE] = 0
+    with pytest.raises(ValueError, match=r"slot \(given PRUNE\)"):
+        ActionLayout(3, 13)(torch.zeros(1, 41), torch.ones(1, 41), slot_by_op.reshape(1, 18))
+
+
+def test_masks_of_another_environment_are_refused():
+    with pytest.raises(ValueError, match=r"action_mask has 43 entries, this policy needs 41 \(3 slots\)"):
+        ActionLayout(3, 13)(torch.zeros(1, 41), torch.ones(1, 43), torch.ones(1, 30))
+
+
+def test_a_head_could_matter_where_some_legal_op_needs_it():
+    could = full_case({Op.PRUNE: [0]}).could_matter()[0]
+    named = {name for name, yes in zip(HEAD_NAMES, could.tolist(), strict=True) if yes}
+    assert named == {"slot", "alpha_speed", "alpha_curve", "op"}

@@ -1,5 +1,34 @@
 """Esper's agent: a factored recurrent PPO on TorchRL that learns to grow networks in `esper_env`."""
 
-from esper_agent.spec import EnvSpec
+from __future__ import annotations
 
-__all__ = ["EnvSpec"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from esper_agent.config import PolicyConfig
+    from esper_agent.policies.registry import create_policy, policy_names, register_policy
+    from esper_agent.spec import EnvSpec
+
+__all__ = ["EnvSpec", "PolicyConfig", "create_policy", "policy_names", "register_policy"]
+
+_HOMES = {
+    "EnvSpec": "esper_agent.spec",
+    "PolicyConfig": "esper_agent.config",
+    "create_policy": "esper_agent.policies.registry",
+    "policy_names": "esper_agent.policies.registry",
+    "register_policy": "esper_agent.policies.registry",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names on first use: TorchRL takes seconds, and `esper --help` should not."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'esper_agent' has no attribute {name!r}")
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package in ("torchrl", "tensordict"):
+            raise ImportError(f"{package} is not installed; the agent needs it: pip install 'esper[agent]'") from error
+        raise

@@ -1,0 +1,1 @@
+"""Learning: advantages, the headwise PPO loss, normalizers, and the update that puts them together."""

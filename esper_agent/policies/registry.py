@@ -1,0 +1,92 @@
+"""Policies by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from tensordict.nn import TensorDictModuleBase
+
+from esper_agent.config import PolicyConfig
+from esper_agent.policies.actor_critic import ActorCritic
+from esper_agent.policies.distribution import ActionLayout
+from esper_agent.policies.networks import PolicyNetwork, initialise
+from esper_agent.spec import EnvSpec
+from esper_env.config import ConfigError, unknown_name
+
+PolicyFactory = Callable[..., TensorDictModuleBase]
+"""Called as `factory(spec, generator=..., **options)`; builds a policy on the CPU."""
+
+_FACTORIES: dict[str, PolicyFactory] = {}
+
+
+def register_policy(name: str, factory: PolicyFactory) -> None:
+    """Make a policy available to `create_policy` and to the command line under `name`.
+
+    A policy is a TensorDict module that reads the observation and writes at least `action`. One that learns is an
+    `ActorCritic` around a network of your own:
+
+        def build(spec, *, generator, **options):
+            layout = ActionLayout(spec.num_slots, spec.num_blueprints)
+            return ActorCritic(layout, MyNetwork(spec, **options))
+
+        register_policy("mine", build)
+    """
+    if name in _FACTORIES:
+        raise ConfigError(f"a policy named {name!r} is already registered.")
+    _FACTORIES[name] = factory
+
+
+def policy_names() -> tuple[str, ...]:
+    """Names of all registered policies."""
+    return tuple(_FACTORIES)
+
+
+def create_policy(
+    name: str, env: Any, *, device: str | torch.device = "cpu", seed: int | None = None, **options: Any
+) -> TensorDictModuleBase:
+    """Build a policy for an environment.
+
+    Args:
+        name: one of `policy_names()`; `lstm`, `lstm-v1` (the ablation baseline) and `mlp` learn.
+        env: a Gymnasium environment, single or vector, or its `EnvSpec`.
+        device: where the policy shall live.
+        seed: of the initial weights and of the actions drawn; fresh entropy when None.
+        options: what the policy lets you choose; for those that learn, the fields of `PolicyConfig`.
+    """
+    if name not in _FACTORIES:
+        raise ConfigError(unknown_name("policy", name, _FACTORIES))
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    policy = _FACTORIES[name](EnvSpec.of(env), generator=generator, **options).to(device)
+    if isinstance(policy, ActorCritic):
+        policy.seed(int(torch.randint(2**62, (), generator=generator)))
+    return policy
+
+
+def _network_policy(preset: PolicyConfig) -> PolicyFactory:
+    def build(spec: EnvSpec, *, generator: torch.Generator, **options: Any) -> ActorCritic:
+        for option in options:
+            if option not in asdict(preset):
+                raise ConfigError(unknown_name("policy option", option, asdict(preset)))
+        config = replace(preset, **options)
+        layout = ActionLayout(spec.num_slots, spec.num_blueprints, config.uniform_mixing)
+        # Layers draw weights from the global stream when they are built: put that stream back as it was.
+        with torch.random.fork_rng(devices=[]):
+            network = PolicyNetwork(spec, config)
+        initialise(network, generator)
+        if config.compile:
+            network.compile(fullgraph=True)
+        return ActorCritic(layout, network, autocast=config.autocast)
+
+    return build
+
+
+register_policy("lstm", _network_policy(PolicyConfig()))
+register_policy("lstm-v1", _network_policy(PolicyConfig(width=128, head_width=64, blueprint_layers=2, critic="state")))
+register_policy("mlp", _network_policy(PolicyConfig(memory="none")))

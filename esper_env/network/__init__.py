@@ -1,0 +1,1 @@
+"""Stacked networks: many hosts and their seeds run as one."""

@@ -1,0 +1,136 @@
+"""Host networks: what a task starts from and what seeds are planted into."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from esper_env.actions import CNN
+from esper_env.config import ConfigError
+from esper_env.network import layers
+from esper_env.network.layers import Float32
+
+
+@dataclass(frozen=True)
+class SlotShape:
+    """The feature map at a slot."""
+
+    channels: int
+    positions: int
+
+
+@dataclass(frozen=True)
+class CnnHost:
+    """Blocks of convolution, GroupNorm, ReLU, slot and optional 2×2 pooling, then a linear classifier.
+
+    The object holds the shape only; parameters are passed in, stacked over hosts.
+    """
+
+    image_channels: int
+    image_size: int
+    classes: int
+    channels: tuple[int, ...]
+    kernel: int
+    pools: int
+    """Blocks, from the first, that end in 2×2 pooling."""
+    max_pool: bool = False
+    slot_after_pool: bool = False
+    num_slots: int | None = None
+    """Slots, at evenly spaced blocks; one per block when None."""
+
+    topology = CNN
+
+    def __post_init__(self) -> None:
+        slots = len(self.channels) if self.num_slots is None else self.num_slots
+        if not 1 <= slots <= len(self.channels):
+            raise ConfigError(
+                f"num_slots must be between 1 and {len(self.channels)} (the blocks of this host), got {slots}."
+            )
+        if self.image_size % 2**self.pools:
+            raise ConfigError(f"An image of {self.image_size} pixels cannot be halved {self.pools} times.")
+
+    @property
+    def slot_of_block(self) -> tuple[int | None, ...]:
+        """For each block the slot it carries, or None."""
+        blocks = len(self.channels)
+        slots = blocks if self.num_slots is None else self.num_slots
+        owners = {round((i + 1) * blocks / slots) - 1: i for i in range(slots)}
+        return tuple(owners.get(b) for b in range(blocks))
+
+    @property
+    def slots(self) -> tuple[SlotShape, ...]:
+        """Shape of the feature map at each slot."""
+        shapes, size = [], self.image_size
+        for block, slot in enumerate(self.slot_of_block):
+            before, size = size, size // 2 if block < self.pools else size
+            if slot is not None:
+                side = size if self.slot_after_pool else before
+                shapes.append(SlotShape(self.channels[block], side * side))
+        return tuple(shapes)
+
+    @property
+    def activation_floats(self) -> int:
+        """Floats of the first activation per sample: what the chunk size is chosen by."""
+        return self.image_size**2 * self.channels[0]
+
+    def init(self, rng: np.random.Generator) -> dict[str, Float32]:
+        """Parameters of one host."""
+        parameters: dict[str, Float32] = {}
+        into = self.image_channels
+        for block, out in enumerate(self.channels):
+            parameters[f"block{block}.conv"] = layers.conv_init(rng, out, into, self.kernel)
+            parameters[f"block{block}.scale"] = layers.full(1.0, out)
+            parameters[f"block{block}.shift"] = layers.full(0.0, out)
+            into = out
+        parameters["classifier.weight"] = layers.linear_init(rng, into, self.classes)
+        parameters["classifier.bias"] = layers.full(0.0, self.classes)
+        return parameters
+
+    def macs_by_level(self) -> list[int]:
+        """Multiply-accumulates per sample before the first slot, between slots, and after the last."""
+        levels, into, size = [0], self.image_channels, self.image_size
+        for block, (out, slot) in enumerate(zip(self.channels, self.slot_of_block, strict=True)):
+            levels[-1] += out * into * self.kernel**2 * size * size
+            into, size = out, size // 2 if block < self.pools else size
+            if slot is not None:
+                levels.append(0)
+        levels[-1] += into * self.classes
+        return levels
+
+    @staticmethod
+    def gather(inputs: Tensor, batch: Tensor, instance: Tensor | None) -> Tensor:
+        """A training batch as maps, from images `[instances, n, h, w, c]` and sample indices `[batch, hosts]`."""
+        images = inputs[0][batch] if instance is None else inputs[instance, batch]
+        return images.permute(0, 2, 3, 1, 4).flatten(3).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def spread(inputs: Tensor, batch: slice, hosts: Tensor) -> Tensor:
+        """The same samples for each of `hosts` as maps: its own instance's, or the shared one's."""
+        images = inputs[:, batch]
+        images = images.expand(len(hosts), *images.shape[1:]) if len(images) == 1 else images[hosts]
+        return images.permute(1, 2, 3, 0, 4).flatten(3).permute(0, 3, 1, 2)
+
+    def block(self, parameters: Mapping[str, Tensor], index: int, x: Tensor) -> Tensor:
+        """Convolution, norm and ReLU of one block."""
+        weight = parameters[f"block{index}.conv"]
+        scale, shift = parameters[f"block{index}.scale"], parameters[f"block{index}.shift"]
+        x = F.relu_(layers.group_norm(layers.conv(x, weight), weight.shape[0], scale, shift))
+        return self._pool(index, x) if self.slot_after_pool else x
+
+    def leave(self, index: int, x: Tensor) -> Tensor:
+        """What follows the slot of a block."""
+        return x if self.slot_after_pool else self._pool(index, x)
+
+    def _pool(self, index: int, x: Tensor) -> Tensor:
+        if index >= self.pools:
+            return x
+        return F.max_pool2d(x, 2) if self.max_pool else F.avg_pool2d(x, 2)
+
+    def classify(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """Logits `[n, batch, classes]` of the last feature map."""
+        weight = parameters["classifier.weight"]
+        return layers.linear(layers.pool_to_vectors(x, weight.shape[0]), weight, parameters["classifier.bias"])

@@ -1,0 +1,89 @@
+"""Stacked layers: n networks computed by one kernel.
+
+Maps are `[batch, n * channels, height, width]` in channels_last, vectors are `[n, batch, features]`, and every
+parameter has a leading axis of n. Hosts and blueprints are written in these layers alone, so the choice of
+kernel stays in this file. For n ≥ 2 all of them give each network the same bits whatever its neighbours are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Float32 = npt.NDArray[np.float32]
+
+
+def conv(x: Tensor, weight: Tensor, depthwise: bool = False) -> Tensor:
+    """Shape-preserving convolution without bias; weight `[n, out, in, k, k]` (`in` is 1 when depthwise)."""
+    n, out = weight.shape[:2]
+    groups = n * out if depthwise else n
+    return F.conv2d(x, weight.flatten(0, 1), padding=weight.shape[-1] // 2, groups=groups)
+
+
+def norm_groups(channels: int) -> int:
+    """Groups of every GroupNorm."""
+    return max(1, channels // 16)
+
+
+def group_norm(x: Tensor, n: int, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+    """GroupNorm of each of the n maps; scale and shift are `[n, channels]`."""
+    groups = n * norm_groups(x.shape[1] // n)
+    if scale is None or shift is None:
+        return F.group_norm(x, groups)
+    if scale.requires_grad and not x.requires_grad:
+        # torch 2.13 on CPU crashes in this backward when a channels_last input requires no gradient.
+        x = x.detach().requires_grad_()
+    return F.group_norm(x, groups, scale.flatten(), shift.flatten())
+
+
+def channel_scale(x: Tensor, scale: Tensor) -> Tensor:
+    """Multiply each channel by its own factor; scale `[n, channels]`."""
+    return x * scale.reshape(1, -1, 1, 1)
+
+
+def pool_to_vectors(x: Tensor, n: int) -> Tensor:
+    """Mean over positions: maps to vectors `[n, batch, channels]`.
+
+    avg_pool2d, unlike a mean or adaptive pooling, does not depend on the number of stacked channels.
+    """
+    pooled = F.avg_pool2d(x, x.shape[2:])
+    return pooled.reshape(x.shape[0], n, -1).transpose(0, 1)
+
+
+def vectors_to_maps(v: Tensor) -> Tensor:
+    """Vectors `[n, batch, channels]` as 1×1 maps, to be broadcast over positions."""
+    return v.transpose(0, 1).reshape(v.shape[1], -1, 1, 1)
+
+
+def linear(v: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Vectors `[n, batch, in]` times weight `[n, in, out]`, plus bias `[n, out]`."""
+    return torch.bmm(v, weight) if bias is None else torch.baddbmm(bias.unsqueeze(1), v, weight)
+
+
+def uniform_init(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> Float32:
+    """Uniform in ±1/√fan_in."""
+    bound = fan_in**-0.5
+    return rng.uniform(-bound, bound, shape).astype(np.float32)
+
+
+def conv_init(rng: np.random.Generator, out: int, into: int, kernel: int) -> Float32:
+    """Weight of one convolution `[out, in, k, k]`."""
+    return uniform_init(rng, (out, into, kernel, kernel), into * kernel * kernel)
+
+
+def linear_init(rng: np.random.Generator, into: int, out: int) -> Float32:
+    """Weight of one linear layer `[in, out]`."""
+    return uniform_init(rng, (into, out), into)
+
+
+def full(value: float, *shape: int) -> Float32:
+    """A constant parameter."""
+    return np.full(shape, value, np.float32)
+
+
+def macs(parameters: dict[str, Float32], positions: int) -> int:
+    """Multiply-accumulates per sample of convolutions over `positions` and of linear layers on pooled vectors."""
+    return sum(p.size * (positions if p.ndim == 4 else 1) for p in parameters.values() if p.ndim in (2, 4))

@@ -1,0 +1,167 @@
+"""A stack of hosts with their banks of seeds, and its two ways of running: training and coalitions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from esper_env.arrays import Bools, Floats, Ints
+from esper_env.config import ConfigError
+from esper_env.network.blending import BankPlan, Blend, Tap, correct, plan_bank
+from esper_env.network.blueprints import IMPLEMENTATIONS, Gate
+from esper_env.network.hosts import CnnHost
+from esper_env.network.layers import vectors_to_maps
+from esper_env.network.stacks import Bank, Stack
+
+GATE = Gate()
+BankKey = tuple[int, str]
+
+
+@dataclass
+class SlotPlan:
+    """The banks of one slot that have work in this epoch."""
+
+    keys: list[BankKey]
+    banks: list[BankPlan]
+
+    @property
+    def opened(self) -> bool:
+        """Does any seed here send gradient to the host through its input?"""
+        return any(bank.opened is not None for bank in self.banks)
+
+
+class StackedNetwork:
+    """n hosts of one shape as a single network.
+
+    Environments are numbered within the stack. Banks are visited in the order of slot and name, so that what
+    an environment computes never depends on when its neighbours planted.
+    """
+
+    def __init__(self, host: CnnHost, hosts: int, device: torch.device) -> None:
+        self.host = host
+        self.hosts = hosts
+        self.device = device
+        self.least_rows = min(hosts, 2)
+        self.trunk = Stack(host.init(np.random.default_rng(0)), hosts, device)
+        self.banks: dict[BankKey, Bank] = {}
+        self._macs: dict[BankKey, int] = {}
+
+    # Building and freeing modules
+
+    def build_host(self, env: int, rng: np.random.Generator) -> None:
+        """Start an environment afresh: a new host, no seeds."""
+        for key in [key for key, bank in self.banks.items() if env in bank.envs]:
+            self.free(env, key[0])
+        self.trunk.write(env, self.host.init(rng))
+
+    def plant(self, env: int, slot: int, blueprint: str, rng: np.random.Generator) -> None:
+        """Build a seed for an environment's slot, initialised from `rng`."""
+        implementation = IMPLEMENTATIONS.get((blueprint, self.host.topology))
+        if implementation is None:
+            raise ConfigError(f"Blueprint {blueprint!r} does not suit a {self.host.topology} host.")
+        parameters = implementation.init(self.host.slots[slot].channels, rng)
+        key = (slot, blueprint)
+        if key not in self.banks:
+            self.banks[key] = Bank(parameters, self.least_rows, self.device)
+            self.banks = dict(sorted(self.banks.items()))
+        self.banks[key].plant(env, parameters)
+
+    def build_gate(self, env: int, slot: int, rng: np.random.Generator) -> None:
+        """Build the gate of an environment's seed, unless it has one from an earlier switch."""
+        bank = self.banks[self._key(env, slot)]
+        if env not in bank.gated:
+            bank.build_gate(env, GATE.init(self.host.slots[slot].channels, rng))
+
+    def free(self, env: int, slot: int) -> None:
+        """Free the seed in an environment's slot."""
+        key = self._key(env, slot)
+        self.banks[key].remove(env)
+        if not self.banks[key].envs:
+            del self.banks[key]
+
+    def _key(self, env: int, slot: int) -> BankKey:
+        return next(key for key, bank in self.banks.items() if key[0] == slot and env in bank.envs)
+
+    # Training
+
+    def plan(self, stage: Ints, alpha: Floats, algorithm: Ints) -> list[SlotPlan]:
+        """What every bank does in an epoch, from arrays `[envs, slots]` of this stack."""
+        plans: list[SlotPlan] = [SlotPlan([], []) for _ in self.host.slots]
+        for key, bank in self.banks.items():
+            slot, channels = key[0], self.host.slots[key[0]].channels
+            plan = plan_bank(
+                bank.index(), len(bank.envs), channels, stage[:, slot], alpha[:, slot], algorithm[:, slot], self.device
+            )
+            if plan.running:
+                plans[slot].keys.append(key)
+                plans[slot].banks.append(plan)
+        return plans
+
+    def train_logits(self, x: Tensor, plans: list[SlotPlan], proximal: float) -> Tensor:
+        """Logits `[n, batch, classes]` with the gradient rules of every stage."""
+        for block, slot in enumerate(self.host.slot_of_block):
+            x = self.host.block(self.trunk.parameters, block, x)
+            if slot is not None and plans[slot].banks:
+                x = self._grow(x, plans[slot], proximal)
+            x = self.host.leave(block, x)
+        return self.host.classify(self.trunk.parameters, x)
+
+    def _grow(self, h: Tensor, plan: SlotPlan, proximal: float) -> Tensor:
+        inputs = self._inputs(h, plan)
+        corrections = []
+        for key, bank_plan, x in zip(plan.keys, plan.banks, inputs, strict=True):
+            bank = self.banks[key]
+            delta = IMPLEMENTATIONS[key[1], self.host.topology].delta(bank.seeds.parameters, x)
+            openness = None
+            if bank_plan.gate is not None and bank.gates is not None:
+                openness = vectors_to_maps(GATE.openness(bank.gates.parameters, x))
+            corrections.append(correct(delta, x, bank_plan.multiply, bank_plan.gate, openness))
+        blended: Tensor = Blend.apply(h, self.hosts, plan.banks, proximal, *corrections)  # type: ignore[no-untyped-call]
+        return blended
+
+    def _inputs(self, h: Tensor, plan: SlotPlan) -> tuple[Tensor, ...]:
+        if plan.opened:
+            taps: tuple[Tensor, ...] = Tap.apply(h, self.hosts, plan.banks)  # type: ignore[no-untyped-call]
+            return tuple(
+                tap if bank.opened is not None else tap.detach() for tap, bank in zip(taps, plan.banks, strict=True)
+            )
+        detached = h.detach()
+        return tuple(bank.pick(detached, self.hosts) for bank in plan.banks)
+
+    def seed_macs(self, key: BankKey) -> int:
+        """Multiply-accumulates per sample of a seed."""
+        if key not in self._macs:
+            shape = self.host.slots[key[0]]
+            blueprint = IMPLEMENTATIONS[key[1], self.host.topology]
+            self._macs[key] = blueprint.macs(shape.channels, shape.positions)
+        return self._macs[key]
+
+    # What belongs to a host
+
+    def committed_rows(self, envs: Iterable[int], fossilized: Bools) -> Iterator[tuple[Stack, Tensor]]:
+        """Stacks and rows of the committed networks of `envs`: their hosts and fossils."""
+        chosen = list(envs)
+        yield self.trunk, torch.tensor(chosen, device=self.device)
+        wanted = set(chosen)
+        for (slot, _), bank in self.banks.items():
+            rows = [i for i, env in enumerate(bank.envs) if env in wanted and fossilized[env, slot]]
+            if rows:
+                for stack in bank.stacks():
+                    yield stack, torch.tensor(rows, device=self.device)
+
+    def finite(self, fossilized: Bools) -> Bools:
+        """Which hosts, fossils included, hold only finite parameters."""
+        sound = torch.ones(self.hosts, dtype=torch.bool, device=self.device)
+        for stack, rows in self.committed_rows(range(self.hosts), fossilized):
+            finite = stack.value[rows].isfinite().all(1)
+            envs = rows if stack is self.trunk else self._envs_of(stack)[rows]
+            sound[envs] &= finite
+        return np.asarray(sound.cpu().numpy())
+
+    def _envs_of(self, stack: Stack) -> Tensor:
+        bank = next(bank for bank in self.banks.values() if stack in bank.stacks())
+        return torch.from_numpy(bank.index()).to(self.device)

@@ -1,0 +1,133 @@
+"""Stacked SGD: every host and every live seed is clipped and updated on its own, in a few operations for all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from esper_env.arrays import Bools, Floats
+from esper_env.config import TrainingConfig
+from esper_env.network.network import BankKey, SlotPlan, StackedNetwork
+from esper_env.network.stacks import Bank, Stack
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Hyperparameters of the optimizer."""
+
+    host_lr: float
+    seed_lr: float
+    momentum: float
+    weight_decay: float
+    clip_norm: float
+
+    @classmethod
+    def of(cls, training: TrainingConfig) -> Rates:
+        """The rates of a resolved training configuration."""
+        host_lr = training.host_lr or 0.0
+        seed_lr = host_lr if training.seed_lr is None else training.seed_lr
+        return cls(host_lr, seed_lr, training.momentum, training.weight_decay, training.clip_norm)
+
+
+class BankUpdate:
+    """One bank in one epoch: the rates of its rows, and their gradient statistics as they build up."""
+
+    def __init__(self, key: BankKey, bank: Bank, gated: Tensor | None, updated: Bools, fossil: Bools, rates: Rates):
+        self.key, self.bank = key, bank
+        device = bank.seeds.value.device
+        held = len(bank.envs)
+        rows = bank.seeds.rows
+        index = bank.index()
+        real = np.arange(rows) < held
+        learning_rate = np.where(fossil[index], rates.host_lr, rates.seed_lr) * (real & updated[index])
+
+        def column(values: Floats) -> Tensor:
+            return torch.from_numpy(values.astype(np.float32)).to(device).unsqueeze(1)
+
+        self.step_size = column(-learning_rate)
+        is_fossil = real & fossil[index]
+        self.fossil = torch.from_numpy(is_fossil).to(device) if is_fossil.any() else None
+        self.decay = column(is_fossil * rates.weight_decay) if is_fossil.any() and rates.weight_decay else None
+        self.index = torch.from_numpy(index).to(device)
+        self.stacks: list[Stack] = [bank.seeds]
+        self.step_sizes = [self.step_size]
+        self.gated = None
+        if gated is not None and bank.gates is not None:
+            channels = gated.shape[0] // rows
+            self.gated = gated.view(rows, channels)[:, 0]
+            self.stacks.append(bank.gates)
+            self.step_sizes.append(self.step_size * self.gated.unsqueeze(1))
+        self.tensors = sum(len(stack.shapes) for stack in self.stacks)
+        self.norm_sum = torch.zeros((rows, self.tensors), device=device)
+        self.total_sum = torch.zeros(rows, device=device)
+
+    def measure(self, grads: Sequence[Tensor]) -> Tensor:
+        """Add this batch's gradient norms to the statistics; returns squared norms of the rows."""
+        squares = torch.stack(
+            [part.flatten(1).sum(1) for stack, grad in zip(self.stacks, grads, strict=True)
+             for part in stack.split(grad.square()).values()], 1,
+        )  # fmt: skip
+        self.norm_sum += squares.sqrt()
+        total = squares.sum(1)
+        self.total_sum += total.sqrt()
+        return total
+
+
+class StackedSgd:
+    """SGD with momentum for one epoch of a stack.
+
+    Fossils follow the host's rules and are clipped together with it; live seeds are clipped each on its own and
+    have no decay; a seed that is ramping down to be pruned is frozen.
+    """
+
+    def __init__(
+        self, network: StackedNetwork, plans: list[SlotPlan], updated: Bools, fossil: Bools, rates: Rates
+    ) -> None:
+        self.network, self.rates = network, rates
+        self.banks = [
+            BankUpdate(key, network.banks[key], plan.gate, updated[:, slot], fossil[:, slot], rates)
+            for slot, slot_plan in enumerate(plans)
+            for key, plan in zip(slot_plan.keys, slot_plan.banks, strict=True)
+        ]
+        self.stacks: list[Stack] = [network.trunk, *(stack for bank in self.banks for stack in bank.stacks)]
+        self.leaves = [leaf for stack in self.stacks for leaf in stack.parameters.values()]
+
+    def step(self, loss: Tensor) -> None:
+        """Differentiate the summed loss, measure, clip and update."""
+        flat = iter(torch.autograd.grad(loss, self.leaves, materialize_grads=True))
+        grads = [torch.cat([next(flat).flatten(1) for _ in stack.shapes], 1) for stack in self.stacks]
+        with torch.no_grad():
+            self._update(grads)
+
+    def _update(self, grads: list[Tensor]) -> None:
+        trunk, rest = grads[0], iter(grads[1:])
+        host_square = trunk.square().sum(1)
+        pending = []
+        for bank in self.banks:
+            bank_grads = [next(rest) for _ in bank.stacks]
+            square = bank.measure(bank_grads)
+            if bank.fossil is not None:
+                host_square = host_square.index_add(0, bank.index, torch.where(bank.fossil, square, 0.0))
+            pending.append((bank, bank_grads, square))
+        host_scale = self._clip(host_square)
+        for bank, bank_grads, square in pending:
+            scale = self._clip(square)
+            if bank.fossil is not None:
+                scale = torch.where(bank.fossil, host_scale[bank.index], scale)
+            for stack, step_size, grad in zip(bank.stacks, bank.step_sizes, bank_grads, strict=True):
+                grad = grad * scale.unsqueeze(1)
+                if bank.decay is not None:
+                    grad += stack.value * bank.decay
+                stack.momentum.mul_(self.rates.momentum).add_(grad)
+                stack.value.addcmul_(stack.momentum, step_size)
+        network, rates = self.network, self.rates
+        grad = (trunk * host_scale.unsqueeze(1)).add_(network.trunk.value, alpha=rates.weight_decay)
+        network.trunk.momentum.mul_(rates.momentum).add_(grad)
+        network.trunk.value.add_(network.trunk.momentum, alpha=-rates.host_lr)
+
+    def _clip(self, square: Tensor) -> Tensor:
+        return (self.rates.clip_norm / (square.sqrt() + 1e-6)).clamp_(max=1.0)

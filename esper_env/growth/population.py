@@ -1,0 +1,252 @@
+"""All hosts of a simulation, run as stacks of a size that suits the cache, one thread per stack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from esper_env.arrays import Bools, Floats, Ints
+from esper_env.growth.coalitions import CoalitionPass
+from esper_env.growth.optimizer import Rates
+from esper_env.growth.training import GradientStats, SlotState, train_epoch
+from esper_env.network.hosts import CnnHost
+from esper_env.network.network import StackedNetwork
+from esper_env.tasks.data import Dataset, Split
+
+CHUNK_BYTES = 2 * 1024 * 1024
+EVALUATION_BATCH = 128
+T = TypeVar("T")
+
+
+def chunk_bounds(envs: int, chunk: int, threads: int) -> list[tuple[int, int]]:
+    """Split `envs` hosts into balanced stacks of at most `chunk`, enough of them for the threads.
+
+    No stack has one host unless there is only one: a single host runs on other kernels, so that its bits would
+    depend on how many neighbours it has.
+    """
+    stacks = max(-(-envs // max(chunk, 2)), min(threads, envs // 2), 1)
+    stacks = min(stacks, max(envs // 2, 1))
+    edges = np.linspace(0, envs, stacks + 1).round().astype(int)
+    return list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch on one thread: small hosts are slower on more, and bits depend on the number."""
+    before = torch.get_num_threads()
+    if before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class Splits:
+    """The splits of a stack's data as tensors `[instances, n, ...]`: one instance shared, or one per host."""
+
+    def __init__(self, instances: int, device: torch.device) -> None:
+        self.instances, self.device = instances, device
+        self.tensors: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def put(self, instance: int, data: Dataset, val_samples: int | None) -> None:
+        """Store a data set; all instances have the same sizes."""
+        for name in ("train", "val", "test"):
+            split: Split = getattr(data, name)
+            keep = val_samples if name == "val" and val_samples else len(split)
+            arrays = (split.inputs[:keep], split.labels[:keep])
+            if name not in self.tensors:
+                empty = [torch.from_numpy(np.zeros((self.instances, *a.shape), a.dtype)) for a in arrays]
+                self.tensors[name] = (empty[0].to(self.device), empty[1].to(self.device))
+            for tensor, array in zip(self.tensors[name], arrays, strict=True):
+                tensor[instance] = torch.from_numpy(array)
+
+
+@dataclass
+class Growth:
+    """What an epoch did: arrays over all environments, coalition values in the order of the masks asked for."""
+
+    train_loss: Floats
+    gradients: GradientStats
+    loss: Floats
+    accuracy: Floats
+    finite: Bools
+    flops: Floats
+
+
+class Population:
+    """The hosts of all environments.
+
+    Args:
+        host: their common shape.
+        envs: how many.
+        chunk: hosts per stack; what keeps the first activation near 2 MB when None.
+        threads: stacks run at the same time.
+        device: where parameters and data live.
+        batch_size: training batch, by which the chunk is chosen.
+        generated: does every environment have data of its own?
+    """
+
+    def __init__(
+        self,
+        host: CnnHost,
+        envs: int,
+        *,
+        chunk: int | None,
+        threads: int,
+        device: str,
+        batch_size: int,
+        generated: bool,
+    ) -> None:
+        self.host = host
+        self.batch_size = batch_size
+        if chunk is None:
+            chunk = max(1, CHUNK_BYTES // (4 * batch_size * host.activation_floats))
+        self.bounds = chunk_bounds(envs, chunk, threads)
+        self.device = torch.device(device)
+        self.stacks = [StackedNetwork(host, end - start, self.device) for start, end in self.bounds]
+        self.generated = generated
+        self.data = [Splits(end - start if generated else 1, self.device) for start, end in self.bounds]
+        self._home = [(stack, env) for stack, (start, end) in enumerate(self.bounds) for env in range(end - start)]
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 and len(self.bounds) > 1 else None
+
+    # Modules
+
+    def home(self, env: int) -> tuple[StackedNetwork, int]:
+        """The stack of an environment, and its number there."""
+        stack, local = self._home[env]
+        return self.stacks[stack], local
+
+    def build_host(self, env: int, rng: np.random.Generator) -> None:
+        """Give an environment a new host without seeds."""
+        network, local = self.home(env)
+        network.build_host(local, rng)
+
+    def put_data(self, env: int, data: Dataset, val_samples: int | None) -> None:
+        """Give an environment its data; shared data is stored once per stack."""
+        stack, local = self._home[env]
+        if self.generated:
+            self.data[stack].put(local, data, val_samples)
+        elif not self.data[stack].tensors:
+            self.data[stack].put(0, data, val_samples)
+
+    def plant(self, env: int, slot: int, blueprint: str, rng: np.random.Generator) -> None:
+        """Build a seed."""
+        network, local = self.home(env)
+        network.plant(local, slot, blueprint, rng)
+
+    def build_gate(self, env: int, slot: int, rng: np.random.Generator) -> None:
+        """Build a seed's gate unless it has one."""
+        network, local = self.home(env)
+        network.build_gate(local, slot, rng)
+
+    def free(self, env: int, slot: int) -> None:
+        """Free a seed."""
+        network, local = self.home(env)
+        network.free(local, slot)
+
+    def snapshot(self, envs: Bools, fossilized: Bools) -> None:
+        """Remember hosts and fossils of these environments."""
+        for network, rows, fossils in self._committed(envs, fossilized):
+            for stack, index in network.committed_rows(rows, fossils):
+                stack.take_snapshot(index)
+
+    def restore(self, envs: Bools, fossilized: Bools) -> None:
+        """Return hosts and fossils of these environments to their snapshot and forget their momentum."""
+        for network, rows, fossils in self._committed(envs, fossilized):
+            for stack, index in network.committed_rows(rows, fossils):
+                stack.restore(index)
+
+    def _committed(self, envs: Bools, fossilized: Bools) -> Iterator[tuple[StackedNetwork, list[int], Bools]]:
+        for network, (start, end) in zip(self.stacks, self.bounds, strict=True):
+            rows = np.flatnonzero(envs[start:end]).tolist()
+            if rows:
+                yield network, rows, fossilized[start:end]
+
+    # Growing
+
+    def grow(
+        self,
+        slots: SlotState,
+        order: Sequence[Ints],
+        masks: Ints,
+        rates: Rates,
+        proximal: float,
+    ) -> Growth:
+        """Train every host for one epoch and evaluate the coalitions `masks [envs, k]`."""
+
+        def run(stack: int, start: int, end: int) -> Growth:
+            network, data = self.stacks[stack], self.data[stack].tensors
+            mine = SlotState(*(getattr(slots, name)[start:end] for name in SlotState.__dataclass_fields__))
+            train_loss, gradients = train_epoch(
+                network, mine, *data["train"], np.stack(order[start:end]), self.batch_size, rates, proximal
+            )
+            finite = network.finite(mine.fossil)
+            envs = np.arange(end - start)
+            coalitions = CoalitionPass(network, envs, masks[start:end], mine.alpha, mine.algorithm)
+            loss, accuracy = coalitions.run(*data["val"], EVALUATION_BATCH)
+            flops = coalitions.macs * 2.0 * data["val"][1].shape[1]
+            return Growth(train_loss, gradients, loss, accuracy, finite, flops)
+
+        parts = self._map(run)
+        gradients = GradientStats(
+            *(
+                np.concatenate([getattr(part.gradients, name) for part in parts])
+                for name in GradientStats.__dataclass_fields__
+            )
+        )
+        joined = {
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in ("train_loss", "loss", "accuracy", "finite", "flops")
+        }
+        return Growth(gradients=gradients, **joined)
+
+    def evaluate(
+        self, envs: Bools, masks: Ints, alpha: Floats, algorithm: Ints, split: str = "val"
+    ) -> tuple[Floats, Floats, Floats]:
+        """Loss, accuracy `[m, k]` and flops `[m]` of coalitions `masks [m, k]` of the m chosen environments."""
+        chosen = np.flatnonzero(envs)
+
+        def run(stack: int, start: int, end: int) -> tuple[Floats, Floats, Floats]:
+            mine = (chosen >= start) & (chosen < end)
+            if not mine.any():
+                return np.empty((0, masks.shape[1])), np.empty((0, masks.shape[1])), np.empty(0)
+            rows = chosen[mine] - start
+            coalitions = CoalitionPass(self.stacks[stack], rows, masks[mine], alpha[start:end], algorithm[start:end])
+            tensors = self.data[stack].tensors[split]
+            loss, accuracy = coalitions.run(*tensors, EVALUATION_BATCH)
+            return loss, accuracy, coalitions.macs[rows] * 2.0 * tensors[1].shape[1]
+
+        parts = self._map(run)
+        return tuple(np.concatenate(column) for column in zip(*parts, strict=True))  # type: ignore[return-value]
+
+    def _map(self, run: Callable[[int, int, int], T]) -> list[T]:
+        def guarded(item: tuple[int, tuple[int, int]]) -> T:
+            with one_thread():
+                return run(item[0], *item[1])
+
+        work = list(enumerate(self.bounds))
+        return [guarded(item) for item in work] if self._pool is None else list(self._pool.map(guarded, work))
+
+    def close(self) -> None:
+        """Stop the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+    def get_state(self) -> list[Any]:
+        """The networks, to be copied."""
+        return self.stacks
+
+    def set_state(self, stacks: list[Any]) -> None:
+        """Continue with these networks."""
+        self.stacks = stacks

@@ -1,0 +1,116 @@
+"""One epoch of training for a whole stack."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from esper_env.arrays import Bools, Floats, Ints
+from esper_env.growth.optimizer import BankUpdate, Rates, StackedSgd
+from esper_env.network.network import StackedNetwork
+
+VANISHING, EXPLODING = 1e-7, 10.0
+
+
+@dataclass
+class GradientStats:
+    """Gradient statistics `[envs, slots]` of the seeds that trained, averaged over the batches of the epoch."""
+
+    measured: Bools
+    norm: Floats
+    health: Floats
+    vanishing: Bools
+    exploding: Bools
+
+    @classmethod
+    def unmeasured(cls, shape: tuple[int, int]) -> GradientStats:
+        """No seed trained."""
+        flags = [np.zeros(shape, bool) for _ in range(3)]
+        return cls(flags[0], np.zeros(shape), np.full(shape, np.nan), flags[1], flags[2])
+
+
+@dataclass
+class SlotState:
+    """What training needs to know of the slots of a stack, `[envs, slots]`."""
+
+    stage: Ints
+    alpha: Floats
+    algorithm: Ints
+    updated: Bools
+    """Seeds whose parameters move: running ones that are not on their way to be pruned."""
+    fossil: Bools
+
+
+def train_epoch(
+    network: StackedNetwork,
+    slots: SlotState,
+    inputs: Tensor,
+    targets: Tensor,
+    order: Ints,
+    batch_size: int,
+    rates: Rates,
+    proximal: float,
+) -> tuple[Floats, GradientStats]:
+    """Train every host of the stack on its own data order.
+
+    Args:
+        network: the stack.
+        slots: stages and alphas in force.
+        inputs: samples `[instances, n, ...]`, one instance shared by all hosts or one each.
+        targets: labels `[instances, n]`.
+        order: sample indices `[envs, samples]`, each host's own.
+        batch_size: samples per batch; the last batch may be smaller.
+        rates: learning rates and the like.
+        proximal: λ of the proximal term.
+
+    Returns:
+        Mean training loss of each host, and the seeds' gradient statistics.
+    """
+    plans = network.plan(slots.stage, slots.alpha, slots.algorithm)
+    sgd = StackedSgd(network, plans, slots.updated, slots.fossil, rates)
+    sequence = torch.from_numpy(np.ascontiguousarray(order.T)).to(inputs.device)
+    instance = torch.arange(network.hosts, device=inputs.device) if len(inputs) > 1 else None
+    loss_sum = torch.zeros(network.hosts, device=inputs.device)
+    for batch in torch.split(sequence, batch_size):
+        x, y = network.host.gather(inputs, batch, instance), gather_targets(targets, batch, instance)
+        logits = network.train_logits(x, plans, proximal)
+        losses = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(network.hosts, -1)
+        mean = losses.mean(1)
+        sgd.step(mean.sum())
+        loss_sum += mean.detach() * len(batch)
+    loss = (loss_sum / order.shape[1]).double().cpu().numpy()
+    return loss, gradient_stats(sgd.banks, slots.stage.shape, -(-order.shape[1] // batch_size))
+
+
+def gather_targets(targets: Tensor, batch: Tensor, instance: Tensor | None) -> Tensor:
+    """Labels `[envs, batch]` of sample indices `[batch, envs]`."""
+    rows = targets[0][batch] if instance is None else targets[instance, batch]
+    return rows.T
+
+
+def gradient_stats(banks: list[BankUpdate], shape: tuple[int, ...], batches: int) -> GradientStats:
+    """Turn the sums over an epoch into health and flags: per tensor, by the norm averaged over its batches."""
+    stats = GradientStats.unmeasured((shape[0], shape[1]))
+    for bank in banks:
+        held = len(bank.bank.envs)
+        envs, slot = np.array(bank.bank.envs), bank.key[0]
+        norms = (bank.norm_sum[:held] / batches).double().cpu().numpy()
+        total = (bank.total_sum[:held] / batches).double().cpu().numpy()
+        counted = np.ones(norms.shape, bool)
+        if bank.gated is not None:
+            gate_tensors = len(bank.stacks[1].shapes)
+            counted[:, -gate_tensors:] = bank.gated[:held].cpu().numpy()[:, None]
+        tensors = counted.sum(1)
+        vanishing = counted & (norms < VANISHING)
+        exploding = counted & ~(norms <= EXPLODING)
+        health = 1 - 0.5 * vanishing.sum(1) / tensors - 0.8 * exploding.sum(1) / tensors
+        stats.measured[envs, slot] = True
+        stats.norm[envs, slot] = np.where(np.isfinite(total), total, np.inf)
+        stats.health[envs, slot] = health.clip(0, 1)
+        stats.vanishing[envs, slot] = vanishing.any(1)
+        stats.exploding[envs, slot] = exploding.any(1)
+    return stats

@@ -1,0 +1,137 @@
+"""Data of a task in memory: three splits of inputs and labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Images = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Inputs `[n, height, width, channels]` and labels `[n]`."""
+
+    inputs: Images
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training data, validation data (all that the agent sees) and test data (the final report only)."""
+
+    train: Split
+    val: Split
+    test: Split
+
+
+class DataSource(Protocol):
+    """Where a task's data comes from."""
+
+    @property
+    def generated(self) -> bool:
+        """Does every environment get an instance of its own?"""
+        ...
+
+    def load(self, rng: np.random.Generator | None) -> Dataset:
+        """The data; `rng` is the environment's data stream, given when `generated`."""
+        ...
+
+
+class Digits:
+    """scikit-learn's 8×8 handwritten digits: 1,797 images in the package, split 1,077 / 360 / 360 by class."""
+
+    generated = False
+
+    def load(self, rng: np.random.Generator | None = None) -> Dataset:
+        """The same split for everybody."""
+        return _digits()
+
+
+@cache
+def _digits() -> Dataset:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    labels = bunch.target.astype(np.int64)
+    train, val, test = stratified(labels, (360, 360), np.random.default_rng(20))
+    pixels = bunch.images[..., None]
+    inputs = ((pixels - pixels[train].mean()) / pixels[train].std()).astype(np.float32)
+    return Dataset(*(Split(inputs[i], labels[i]) for i in (train, val, test)))
+
+
+def stratified(labels: Labels, held_out: tuple[int, int], rng: np.random.Generator) -> list[npt.NDArray[np.int64]]:
+    """Indices of train, validation and test, the held-out ones of exact sizes with classes in proportion."""
+    classes, counts = np.unique(labels, return_counts=True)
+    pools = [rng.permutation(np.flatnonzero(labels == c)) for c in classes]
+    parts = []
+    for size in held_out:
+        exact = counts * size / len(labels)
+        take = np.floor(exact).astype(int)
+        take[np.argsort(take - exact, kind="stable")[: size - take.sum()]] += 1
+        parts.append(np.sort(np.concatenate([pool[:t] for pool, t in zip(pools, take, strict=True)])))
+        pools = [pool[t:] for pool, t in zip(pools, take, strict=True)]
+    return [np.sort(np.concatenate(pools)), *parts]
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Procedural images of ten shapes, at random places and sizes, in noise.
+
+    Every shape is drawn with about the same amount of ink and the contrast is drawn per image, so that pixel
+    statistics alone say little: the class is in the spatial pattern.
+    """
+
+    size: int = 16
+    train: int = 1024
+    val: int = 256
+    test: int = 512
+    noise: float = 0.3
+    generated: bool = True
+
+    def load(self, rng: np.random.Generator | None = None) -> Dataset:
+        """A fresh instance drawn from `rng`."""
+        rng = np.random.default_rng(0) if rng is None else rng
+        return Dataset(*(self._draw(n, rng) for n in (self.train, self.val, self.test)))
+
+    def _draw(self, n: int, rng: np.random.Generator) -> Split:
+        labels = rng.permutation(np.arange(n) % 10)
+        reach = rng.uniform(0.26, 0.4, n) * self.size
+        center = (rng.uniform(-1, 1, (2, n)) * (self.size / 2 - reach - 0.5) + (self.size - 1) / 2)[:, :, None, None]
+        grid = np.arange(self.size)
+        dy = (grid[None, :, None] - center[0]) / reach[:, None, None]
+        dx = (grid[None, None, :] - center[1]) / reach[:, None, None]
+        images = _pattern(dx, dy, labels)
+        contrast = rng.uniform(0.8, 1.2, n)[:, None, None]
+        ink = images.mean((1, 2), keepdims=True)
+        images = (images - ink) / (images.std((1, 2), keepdims=True) + 1e-6) * contrast
+        images += rng.normal(0, self.noise, images.shape)
+        return Split(images[..., None].astype(np.float32), labels.astype(np.int64))
+
+
+def _pattern(dx: npt.NDArray[np.float64], dy: npt.NDArray[np.float64], labels: Labels) -> npt.NDArray[np.float64]:
+    """Soft masks of the ten shapes in coordinates where the shape reaches from -1 to 1."""
+    inside = np.maximum(abs(dx), abs(dy)) <= 1
+    radius = np.hypot(dx, dy)
+    width = 0.34
+    strokes = [
+        abs(dy) < width,
+        abs(dx) < width,
+        abs(dx - dy) < 1.4 * width,
+        abs(dx + dy) < 1.4 * width,
+        (abs(dx) < width / 2) | (abs(dy) < width / 2),
+        (abs(dx - dy) < 0.7 * width) | (abs(dx + dy) < 0.7 * width),
+        abs(radius - 0.75) < width / 2,
+        np.maximum(abs(dx), abs(dy)) > 1 - width / 2,
+        (abs(dy - 0.85) < width / 2) | (abs(dx + 0.85) < width / 2),
+        (abs(abs(dx) - 0.75) < width / 2),
+    ]
+    return np.choose(labels[:, None, None], [(inside & stroke).astype(float) for stroke in strokes])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 
@@ -150,16 +150,54 @@ class RewardConfig(Options):
 
 
 @dataclass(frozen=True)
+class EnvOptions(Options):
+    """The keyword arguments of `gymnasium.make`: plain data, None for the task's own value."""
+
+    task: str = "digits"
+    """Name of a task; `esper_env.TASKS` lists them."""
+    num_slots: int | None = None
+    """Slots of the host."""
+    max_epochs: int | None = None
+    """Steps of an episode."""
+    reward: Any = "shaped"
+    """A reward mode, or a dict of weights (with `mode`, if not `shaped`)."""
+    blueprints: Any = None
+    """Names of the blueprints that may be planted; all that suit the host when None."""
+    max_seeds: int | None = None
+    """Live and fossilized seeds allowed at once; the number of slots when None."""
+    strict_gates: bool = False
+    """Also ask for improvement (G2), ten epochs of blending (G3) and a contribution (G5)."""
+    auto_advance: bool = False
+    """ADVANCE happens by itself as soon as it is legal, and is masked."""
+    counterfactual_interval: int = 1
+    """Coalitions are measured every so many epochs."""
+    on_panic: str = "rollback"
+    """What the governor does with a lost host: `rollback`, or `terminate` the episode after it."""
+    lifecycle: Any = None
+    """A dict of further lifecycle options."""
+    training: Any = None
+    """A dict of training options."""
+    data_dir: str | None = None
+    """Where tasks with data on disk find it."""
+    download: bool = False
+    """May missing data be fetched?"""
+    device: str = "cpu"
+    """Torch device of networks and data."""
+
+
+@dataclass(frozen=True)
 class EnvConfig:
     """The resolved configuration of an environment, as plain data."""
 
-    task: str = "digits"
-    num_slots: int = 3
-    max_epochs: int = 50
-    blueprints: tuple[str, ...] = ()
-    lifecycle: LifecycleConfig = field(default_factory=LifecycleConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    reward: RewardConfig = field(default_factory=RewardConfig)
+    task: str
+    num_slots: int
+    max_epochs: int
+    blueprints: tuple[str, ...]
+    """Blueprints that may be planted."""
+    lifecycle: LifecycleConfig
+    training: TrainingConfig
+    """With every None replaced by the task's value, but for what means "all of the data"."""
+    reward: RewardConfig
     counterfactual_interval: int = 1
     on_panic: str = "rollback"
     data_dir: str | None = None
@@ -168,4 +206,6 @@ class EnvConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested data that survives JSON."""
-        return asdict(self)
+        plain = asdict(self)
+        plain["blueprints"] = list(self.blueprints)
+        return plain

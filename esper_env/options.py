@@ -1,0 +1,108 @@
+"""From the keyword arguments of `gymnasium.make` to a resolved configuration and its task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from esper_env import reward
+from esper_env.actions import BLUEPRINTS
+from esper_env.config import (
+    ConfigError,
+    EnvConfig,
+    EnvOptions,
+    LifecycleConfig,
+    TrainingConfig,
+    check_flag,
+    check_number,
+    unknown_name,
+)
+from esper_env.tasks import Task, find_task
+
+ON_PANIC = ("rollback", "terminate")
+
+
+def resolve(options: Mapping[str, Any]) -> tuple[EnvConfig, Task]:
+    """Check the options, fill in the task's values, and return both; the task's host has the slots asked for."""
+    asked = EnvOptions.from_mapping("environment", options)
+    if not isinstance(asked.task, str):
+        raise ConfigError(f"task must be a name, got {asked.task!r}. Register a Task with register_task first.")
+    task = find_task(asked.task)
+    if asked.num_slots is not None:
+        check_number("num_slots", asked.num_slots, 1, whole=True)
+        task = replace(task, host=replace(task.host, num_slots=asked.num_slots))
+    num_slots = len(task.host.slots)
+    max_epochs = task.max_epochs if asked.max_epochs is None else asked.max_epochs
+    check_number("max_epochs", max_epochs, 1, whole=True)
+    check_number("counterfactual_interval", asked.counterfactual_interval, 1, whole=True)
+    check_flag("download", asked.download)
+    if asked.on_panic not in ON_PANIC:
+        raise ConfigError(unknown_name("on_panic", asked.on_panic, ON_PANIC))
+    _check_device(asked.device)
+    config = EnvConfig(
+        task=task.name,
+        num_slots=num_slots,
+        max_epochs=max_epochs,
+        blueprints=_blueprints(asked.blueprints, task.host.topology),
+        lifecycle=_lifecycle(asked, task, num_slots),
+        training=_training(asked, task),
+        reward=reward.resolve(asked.reward),
+        counterfactual_interval=asked.counterfactual_interval,
+        on_panic=asked.on_panic,
+        data_dir=asked.data_dir,
+        download=asked.download,
+        device=asked.device,
+    )
+    return config, task
+
+
+def _check_device(device: str) -> None:
+    try:
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(f"device must be a torch device such as 'cpu' or 'cuda', got {device!r}.") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device={device!r} was asked for, but torch sees no CUDA device here; use 'cpu'.")
+
+
+def _blueprints(asked: Any, topology: str) -> tuple[str, ...]:
+    suited = tuple(row.name for row in BLUEPRINTS if topology in row.topologies)
+    if asked is None:
+        return suited
+    if isinstance(asked, str) or not all(isinstance(name, str) for name in asked):
+        raise ConfigError(f"blueprints must be a list of names, got {asked!r}.")
+    for name in asked:
+        if name not in suited:
+            raise ConfigError(unknown_name(f"blueprint for a {topology} host", name, suited))
+    return tuple(name for name in suited if name in set(asked))
+
+
+def _lifecycle(asked: EnvOptions, task: Task, num_slots: int) -> LifecycleConfig:
+    top = {
+        "max_seeds": num_slots if asked.max_seeds is None else asked.max_seeds,
+        "strict_gates": asked.strict_gates,
+        "auto_advance": asked.auto_advance,
+    }
+    extra = {} if asked.lifecycle is None else asked.lifecycle
+    if isinstance(extra, Mapping):
+        for name in top:
+            if name in extra:
+                raise ConfigError(f"Give {name} as an argument of its own, not inside lifecycle.")
+        extra = {"min_training_epochs": task.min_training_epochs} | top | dict(extra)
+    return LifecycleConfig.from_mapping("lifecycle", extra)
+
+
+def _training(asked: EnvOptions, task: Task) -> TrainingConfig:
+    training = TrainingConfig.from_mapping("training", asked.training)
+    host_lr = task.host_lr if training.host_lr is None else training.host_lr
+    return replace(
+        training,
+        host_lr=host_lr,
+        seed_lr=host_lr if training.seed_lr is None else training.seed_lr,
+        batch_size=training.batch_size or task.batch_size,
+        batches_per_epoch=training.batches_per_epoch or task.batches_per_epoch,
+        val_samples=training.val_samples or task.val_samples,
+    )

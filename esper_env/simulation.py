@@ -1,0 +1,402 @@
+"""The simulation: any number of hosts, one step at a time. Both environment classes are shells over it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from esper_env import counterfactuals, observation, reward, scaffolding, signals
+from esper_env.actions import BLUEPRINTS, Actions, Algorithm, Op, blueprint_names, decode
+from esper_env.arrays import Arrays, Bools, Floats, Ints
+from esper_env.config import EnvConfig
+from esper_env.growth.governor import Governor, snapshot_due, watch
+from esper_env.growth.optimizer import Rates
+from esper_env.growth.population import Growth, Population
+from esper_env.growth.training import SlotState
+from esper_env.lifecycle import alpha as schedules
+from esper_env.lifecycle.legality import advanceable, legality, permitted
+from esper_env.lifecycle.stages import BLENDED, COOLDOWN, LIVE, PRESENT, Stage
+from esper_env.lifecycle.state import Slots
+from esper_env.lifecycle.transitions import Events, advance, apply_ops, prune, tick
+from esper_env.masks import Masks, masks
+from esper_env.network.blueprints import IMPLEMENTATIONS
+from esper_env.network.network import GATE
+from esper_env.reward import Terms
+from esper_env.streams import Streams
+from esper_env.tasks import Task
+
+MAIN, COMMITTED = 0, 1
+FIXED = 2
+"""The first columns of the coalition values are the main network and the committed one."""
+
+
+@dataclass
+class Counters(Arrays):
+    """What an episode has come to, `[envs]`; the last step's outcome beside the running totals."""
+
+    created: Ints
+    fossilized: Ints
+    pruned: Ints
+    flops: Floats
+    committed: Floats
+    committed_accuracy: Floats
+    test_accuracy: Floats
+    objective: Floats
+    executed: Bools
+    rolled_back: Bools
+
+    @classmethod
+    def zero(cls, envs: int) -> Counters:
+        """The counters of episodes that have not begun."""
+        return cls(
+            created=np.zeros(envs, np.int64),
+            fossilized=np.zeros(envs, np.int64),
+            pruned=np.zeros(envs, np.int64),
+            flops=np.zeros(envs),
+            committed=np.zeros(envs),
+            committed_accuracy=np.zeros(envs),
+            test_accuracy=np.full(envs, -1.0),
+            objective=np.zeros(envs),
+            executed=np.ones(envs, bool),
+            rolled_back=np.zeros(envs, bool),
+        )
+
+
+@dataclass
+class Outcome:
+    """What a step gives back, besides what can be asked of the simulation at any time."""
+
+    reward: Floats
+    terms: Terms
+    terminated: Bools
+    events: Events
+
+
+class Simulation:
+    """Hosts of one task, stepped together.
+
+    Args:
+        config: the resolved configuration.
+        task: its task.
+        envs: how many hosts.
+        chunk: hosts per stacked network; chosen by the cache when None.
+        threads: stacks run at the same time.
+    """
+
+    def __init__(self, config: EnvConfig, task: Task, envs: int, *, chunk: int | None = None, threads: int = 1) -> None:
+        self.config, self.task, self.envs = config, task, envs
+        self.num_slots = config.num_slots
+        self.blueprints = blueprint_names()
+        self.plantable: Bools = np.array([name in config.blueprints for name in self.blueprints])
+        training = config.training
+        self.rates = Rates.of(training)
+        self.population = Population(
+            task.host,
+            envs,
+            chunk=chunk,
+            threads=threads,
+            device=config.device,
+            batch_size=training.batch_size or task.batch_size,
+            generated=task.source.generated,
+        )
+        self._sizes, self._macs, self._gate_sizes = _module_tables(task, self.blueprints)
+        self.budget = float(sum(self._sizes[:, self.blueprints.index(task.budget_blueprint)]))
+        self.host_params = int(self.population.stacks[0].trunk.value.shape[1])
+        self.slots = Slots.dormant(envs, self.num_slots)
+        nothing = np.zeros(envs)
+        self.signals = signals.Signals.start(nothing, nothing, nothing)
+        self.ledger = scaffolding.Ledger.start(nothing, self.num_slots)
+        self.governor = Governor.fresh(envs)
+        self.counters = Counters.zero(envs)
+        self.streams = [Streams.of(0) for _ in range(envs)]
+
+    # Episodes
+
+    def reset(self, envs: Bools, seeds: Sequence[int]) -> None:
+        """Begin new episodes in the environments under `envs`, one seed each: fresh hosts, validated untrained."""
+        count = int(envs.sum())
+        if not count:
+            return
+        for env, seed in zip(np.flatnonzero(envs).tolist(), seeds, strict=True):
+            streams = self.streams[env] = Streams.of(seed)
+            self.population.build_host(env, streams.host())
+            self._load_data(env)
+        self.slots.put(envs, Slots.dormant(count, self.num_slots))
+        self.governor.put(envs, Governor.fresh(count))
+        self.counters.put(envs, Counters.zero(count))
+        nothing = np.zeros((count, 1), np.int64)
+        loss, accuracy, flops = self._evaluate(envs, nothing)
+        score = self._score(loss[:, 0], accuracy[:, 0])
+        self.signals.put(envs, signals.Signals.start(loss[:, 0], accuracy[:, 0], score))
+        self.ledger.put(envs, scaffolding.Ledger.start(score, self.num_slots))
+        self.counters.flops[envs] = flops
+        self.counters.committed[envs] = score
+        self.counters.committed_accuracy[envs] = accuracy[:, 0]
+
+    def _load_data(self, env: int) -> None:
+        streams = self.streams[env].data() if self.task.source.generated else None
+        self.population.put_data(env, self.task.source.load(streams), self.config.training.val_samples)
+
+    # The step
+
+    def step(self, vectors: Ints) -> Outcome:
+        """One epoch of every host under one action each, `[envs, 8]`."""
+        actions, executed = self._decide(vectors)
+        before, cooling = self._moment(), COOLDOWN[self.slots.stage]
+        events = self._act(actions, executed)
+        self._tick(events, cooling)
+        in_force = self._moment()
+        growth, plan = self._grow()
+        self._govern(growth, plan, events)
+        terminated = self._end()
+        hindsight = self._account(growth, plan, events, actions, executed, terminated)
+        transition = reward.Transition(
+            before=before,
+            after=self._moment(),
+            trained_alpha=in_force.alpha,
+            trained_params=in_force.params,
+            trained_algorithm=in_force.algorithm,
+            op=np.where(executed, actions.op, Op.WAIT),
+            slot=actions.slot,
+            rolled_back=self.counters.rolled_back,
+            terminated=terminated,
+            hindsight=hindsight,
+            max_epochs=self.config.max_epochs,
+            budget=self.budget,
+        )
+        terms = reward.terms(transition, self.config.reward)
+        self.counters.objective = reward.objective(transition, self.config.reward)
+        return Outcome(reward.total(terms), terms, terminated, events)
+
+    def _decide(self, vectors: Ints) -> tuple[Actions, Bools]:
+        actions = decode(vectors, self.num_slots, len(self.blueprints))
+        allowed = permitted(self.legality(), actions.op, actions.slot, actions.blueprint, self.plantable)
+        return actions, allowed & actions.in_space
+
+    def _act(self, actions: Actions, executed: Bools) -> Events:
+        """Apply the ops to the lifecycle, then build and free the modules that they ask for."""
+        epoch, accuracy, config = self.signals.epoch, self.signals.accuracy, self.config.lifecycle
+        ready = advanceable(self.slots, epoch, accuracy, config) if config.auto_advance else None
+        events = apply_ops(self.slots, epoch, accuracy, actions, executed)
+        if ready is not None:
+            advance(self.slots, ready & advanceable(self.slots, epoch, accuracy, config), epoch, accuracy)
+        for env, slot in np.argwhere(events.germinated).tolist():
+            rng = self.streams[env].planting(slot, int(self.slots.plantings[env, slot]))
+            self.population.plant(env, slot, self.blueprints[self.slots.blueprint[env, slot]], rng)
+        gated = (events.germinated | events.switched) & (self.slots.algorithm == Algorithm.GATE)
+        for env, slot in np.argwhere(gated).tolist():
+            rng = self.streams[env].gate(slot, int(self.slots.plantings[env, slot]))
+            self.population.build_gate(env, slot, rng)
+        self._free(events.pruned)
+        self._count_params()
+        made_permanent = np.asarray(events.fossilized.any(1))
+        if made_permanent.any():
+            self.population.snapshot(made_permanent, self.slots.stage == Stage.FOSSILIZED)
+        return events
+
+    def _tick(self, events: Events, cooling: Bools) -> None:
+        self.signals.epoch = self.signals.epoch + 1
+        arrived = tick(self.slots, self.signals.epoch, self.signals.accuracy, cooling, self.config.lifecycle)
+        self._free(arrived)
+        events.pruned = events.pruned | arrived
+
+    def _grow(self) -> tuple[Growth, counterfactuals.Plan]:
+        """Train one epoch, then evaluate the main network, the committed one, and the coalitions that are due."""
+        slots, now = self.slots, self.alpha()
+        plan = counterfactuals.plan(BLENDED[slots.stage], [streams.sampling for streams in self.streams])
+        wanted = self._coalitions(plan)
+        training = self.config.training
+        state = SlotState(
+            stage=slots.stage,
+            alpha=now,
+            algorithm=slots.algorithm,
+            updated=~schedules.pruning(slots, self.signals.epoch),
+            fossil=slots.stage == Stage.FOSSILIZED,
+        )
+        order = [self._order(streams) for streams in self.streams]
+        growth = self.population.grow(state, order, wanted, self.rates, training.proximal)
+        running = (slots.stage == Stage.TRAINING) | BLENDED[slots.stage]
+        macs = sum(self.task.host.macs_by_level()) + np.where(
+            running, self._macs[np.arange(self.num_slots), slots.blueprint], 0
+        ).sum(1)
+        growth.flops += 6.0 * macs * len(order[0])  # forward, and backward twice as much; two flops a MAC
+        measured = growth.gradients.measured
+        slots.gradient_norm = np.where(measured, growth.gradients.norm, slots.gradient_norm)
+        slots.gradient_health = np.where(measured, growth.gradients.health, slots.gradient_health)
+        slots.vanishing = np.where(measured, growth.gradients.vanishing, slots.vanishing)
+        slots.exploding = np.where(measured, growth.gradients.exploding, slots.exploding)
+        return growth, plan
+
+    def _order(self, streams: Streams) -> Ints:
+        order = streams.order.permutation(self.train_samples)
+        batches, size = self.config.training.batches_per_epoch, self.config.training.batch_size
+        if batches is None or size is None:
+            return order
+        return np.resize(order, batches * size)
+
+    @property
+    def train_samples(self) -> int:
+        """Samples in the training split."""
+        return int(self.population.data[0].tensors["train"][1].shape[1])
+
+    def _due(self) -> Bools:
+        return np.asarray(self.signals.epoch % self.config.counterfactual_interval == 0)
+
+    def _coalitions(self, plan: counterfactuals.Plan) -> Ints:
+        """Masks `[envs, 2 + k]`; where no measurement is due the rest repeats the main network, which is free."""
+        bits = 1 << np.arange(self.num_slots)
+        main = (plan.active @ bits)[:, None]
+        committed = ((self.slots.stage == Stage.FOSSILIZED) @ bits)[:, None]
+        due = np.where(self._due()[:, None], plan.masks, main)
+        return np.concatenate([main, committed, due], 1)
+
+    def _govern(self, growth: Growth, plan: counterfactuals.Plan, events: Events) -> None:
+        """Watch over the hosts; a lost one returns to its snapshot and loses its live seeds."""
+        panic = watch(self.governor, growth.loss[:, MAIN], growth.finite, self.task.baseline_loss)
+        fossilized = self.slots.stage == Stage.FOSSILIZED
+        self.counters.rolled_back = panic
+        if panic.any():
+            doomed = LIVE[self.slots.stage] & panic[:, None]
+            self.population.restore(panic, fossilized)
+            prune(self.slots, doomed, self.signals.accuracy, clock=1)
+            self._free(doomed)
+            events.pruned = events.pruned | doomed
+            plan.active &= fossilized | ~panic[:, None]
+            plan.masks[panic] = counterfactuals.plan(plan.active, [s.sampling for s in self.streams]).masks[panic]
+            loss, accuracy, flops = self._evaluate(panic, self._coalitions(plan)[panic])
+            growth.loss[panic], growth.accuracy[panic] = loss, accuracy
+            growth.flops[panic] += flops
+        due = snapshot_due(self.governor)
+        if due.any():
+            self.population.snapshot(due, fossilized)
+
+    def _end(self) -> Bools:
+        over = self.signals.epoch >= self.config.max_epochs
+        if self.config.on_panic == "terminate":
+            over = over | self.counters.rolled_back
+        return np.asarray(over)
+
+    def _account(
+        self,
+        growth: Growth,
+        plan: counterfactuals.Plan,
+        events: Events,
+        actions: Actions,
+        executed: Bools,
+        terminated: Bools,
+    ) -> Floats:
+        """Bring signals, metrics, counters and ledger up to date; returns the hindsight earned."""
+        score = self._score(growth.loss, growth.accuracy)
+        signals.update(self.signals, growth.train_loss, growth.loss[:, MAIN], growth.accuracy[:, MAIN], score[:, MAIN])
+        self.signals.last_op, self.signals.last_success = actions.op, executed
+        measurement, due = counterfactuals.measure(plan, score[:, FIXED:]), self._due()
+        counterfactuals.record(self.slots, measurement, plan.active, due, self.signals.epoch)
+        counters = self.counters
+        counters.created = counters.created + events.germinated.sum(1)
+        counters.fossilized = counters.fossilized + events.fossilized.sum(1)
+        counters.pruned = counters.pruned + events.pruned.sum(1)
+        counters.flops = counters.flops + growth.flops
+        counters.committed = score[:, COMMITTED]
+        counters.committed_accuracy = growth.accuracy[:, COMMITTED]
+        counters.executed = executed
+        if terminated.any():
+            self._test(terminated)
+        return scaffolding.settle(
+            self.ledger,
+            fossilized=events.fossilized,
+            emptied=events.pruned,
+            committed=counters.committed,
+            interaction=measurement.interaction,
+            shapley=measurement.shapley,
+            measured=due,
+            config=self.config.reward,
+        )
+
+    def _test(self, envs: Bools) -> None:
+        """The final report: the committed network on the test split."""
+        bits = 1 << np.arange(self.num_slots)
+        committed = ((self.slots.stage[envs] == Stage.FOSSILIZED) @ bits)[:, None]
+        _, accuracy, _ = self._evaluate(envs, committed, "test")
+        self.counters.test_accuracy[envs] = accuracy[:, 0]
+
+    def _evaluate(self, envs: Bools, wanted: Ints, split: str = "val") -> tuple[Floats, Floats, Floats]:
+        return self.population.evaluate(envs, wanted, self.alpha(), self.slots.algorithm, split)
+
+    def _free(self, pruned: Bools) -> None:
+        for env, slot in np.argwhere(pruned).tolist():
+            self.population.free(env, slot)
+
+    def _count_params(self) -> None:
+        slots = self.slots
+        sizes = self._sizes[np.arange(self.num_slots), slots.blueprint]
+        sizes = sizes + np.where(slots.algorithm == Algorithm.GATE, self._gate_sizes, 0)
+        slots.params = np.where(PRESENT[slots.stage], sizes, 0)
+
+    def _score(self, loss: Floats, accuracy: Floats) -> Floats:
+        return accuracy
+
+    # What can be asked at any time
+
+    def alpha(self) -> Floats:
+        """Alpha in force, `[envs, slots]`."""
+        return schedules.alpha(self.slots, self.signals.epoch)
+
+    def legality(self) -> Bools:
+        """`legal[env, op, slot]` of the present state."""
+        return legality(self.slots, self.signals.epoch, self.signals.accuracy, self.plantable, self.config.lifecycle)
+
+    def masks(self) -> Masks:
+        """Action masks of the present state."""
+        return masks(self.legality(), self.plantable)
+
+    def features(self) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+        """Features of the present state, `[envs, features]`."""
+        return observation.encode(self.signals, self.slots, max_epochs=self.config.max_epochs, budget=self.budget)
+
+    def _moment(self) -> reward.Moment:
+        slots = self.slots
+        return reward.Moment(
+            score=self.signals.score,
+            committed=self.counters.committed,
+            stage=slots.stage.copy(),
+            shapley=slots.shapley.copy(),
+            alpha=self.alpha(),
+            algorithm=slots.algorithm.copy(),
+            params=slots.params.copy(),
+            age=slots.age.copy(),
+        )
+
+    # State
+
+    _EVOLVING = ("slots", "signals", "ledger", "governor", "counters", "streams")
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything that evolves, as an independent copy."""
+        state = {name: getattr(self, name) for name in self._EVOLVING}
+        return copy.deepcopy(state | {"networks": self.population.stacks})
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from a state taken from a simulation of the same configuration and size."""
+        state = copy.deepcopy(state)
+        for name in self._EVOLVING:
+            setattr(self, name, state[name])
+        self.population.stacks = state["networks"]
+        for env in range(self.envs):
+            self._load_data(env)
+
+
+def _module_tables(task: Task, names: tuple[str, ...]) -> tuple[Ints, Ints, Ints]:
+    """Parameters and MACs of blueprints, `[slots, blueprints]`, and parameters of gates, `[slots]`."""
+    shapes = task.host.slots
+    sizes = np.zeros((len(shapes), len(names)), np.int64)
+    macs = np.zeros_like(sizes)
+    for column, row in enumerate(BLUEPRINTS):
+        implementation = IMPLEMENTATIONS.get((row.name, task.host.topology))
+        if implementation is not None:
+            sizes[:, column] = [implementation.size(shape.channels) for shape in shapes]
+            macs[:, column] = [implementation.macs(shape.channels, shape.positions) for shape in shapes]
+    return sizes, macs, np.array([GATE.size(shape.channels) for shape in shapes])

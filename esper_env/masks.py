@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
-from esper_env.actions import ACTION_HEADS, CAUSAL_HEADS, HEAD_INDEX, NOOP, Op, head_sizes
+from esper_env.actions import ACTION_HEADS, CAUSAL_MASK, HEAD_INDEX, Op, head_sizes
 from esper_env.arrays import Arrays, Bools
 
 
@@ -18,6 +19,7 @@ class Masks(Arrays):
     slot_by_op: Bools
 
 
+@cache
 def head_slices(num_slots: int, num_blueprints: int) -> dict[str, slice]:
     """Where each head's choices lie in the flat mask."""
     spans, start = {}, 0
@@ -27,9 +29,12 @@ def head_slices(num_slots: int, num_blueprints: int) -> dict[str, slice]:
     return spans
 
 
-_OPS_OF_HEAD = {
-    head: [op for op in Op if head in CAUSAL_HEADS[op]] for head in HEAD_INDEX if head not in ("op", "slot")
-}
+@cache
+def _by_choice(num_slots: int, num_blueprints: int) -> tuple[Bools, Bools]:
+    """For every choice of the flat mask: `[op, choice]` does its head matter for the op; is it canonical?"""
+    sizes = head_sizes(num_slots, num_blueprints)
+    canonical = [np.arange(size) == head.canonical for head, size in zip(ACTION_HEADS, sizes, strict=True)]
+    return np.repeat(CAUSAL_MASK, sizes, axis=1), np.concatenate(canonical)
 
 
 def masks(legal: Bools, plantable: Bools) -> Masks:
@@ -38,25 +43,21 @@ def masks(legal: Bools, plantable: Bools) -> Masks:
     A head that cannot matter in a state allows exactly its canonical value, so that every head always allows
     something. The rows of WAIT and of ops that are legal nowhere allow the canonical slot only.
     """
-    envs, _, num_slots = legal.shape
+    num_slots = legal.shape[2]
     spans = head_slices(num_slots, len(plantable))
-    legal_op = legal.any(2)
+    legal_op = np.any(legal, axis=2)
     acting = legal.copy()
     acting[:, Op.WAIT] = False
 
-    slot = acting.any(1)
-    slot[:, 0] |= ~slot.any(1)
+    slot = np.any(acting, axis=1)
+    slot[:, 0] |= ~np.any(slot, axis=1)
     canonical_slot = np.arange(num_slots) == slot.argmax(1)[:, None]
-    slot_by_op = np.where(acting.any(2)[:, :, None], acting, canonical_slot[:, None, :])
+    slot_by_op = np.where(np.any(acting, axis=2, keepdims=True), acting, canonical_slot[:, None, :])
 
-    flat = np.zeros((envs, spans["op"].stop), bool)
-    flat[:, spans["slot"]] = slot
-    flat[:, spans["op"]] = legal_op
-    for head in ACTION_HEADS:
-        if head.name in ("slot", "op"):
-            continue
-        matters = legal_op[:, _OPS_OF_HEAD[head.name]].any(1)[:, None]
-        choices = plantable if head.name == "blueprint" else np.ones(head.size, bool)
-        idle = np.arange(len(choices)) == (NOOP if head.name == "blueprint" else head.canonical)
-        flat[:, spans[head.name]] = np.where(matters, choices, idle)
-    return Masks(flat, slot_by_op)
+    causal, idle = _by_choice(num_slots, len(plantable))
+    choices = np.ones(causal.shape[1], bool)
+    choices[spans["blueprint"]] = plantable
+    heads = np.where(legal_op @ causal, choices, idle)
+    heads[:, spans["slot"]] = slot
+    heads[:, spans["op"]] = legal_op
+    return Masks(heads, slot_by_op)

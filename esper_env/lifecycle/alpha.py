@@ -6,38 +6,33 @@ import numpy as np
 
 from esper_env.actions import CURVE_STEEPNESS, Curve
 from esper_env.arrays import Bools, Floats, Ints
-from esper_env.lifecycle.state import NOT_BEGUN, Slots
+from esper_env.lifecycle.state import Slots
 
 HOLD, RAMP, STEP = 0, 1, 2
 RESTING = -1_000
 """A `begun` so long ago that nothing runs and nothing counts as a change of this step."""
 
+_STEEPNESS = np.array([CURVE_STEEPNESS.get(curve, 1.0) for curve in Curve])
+
 
 def ease(progress: Floats, curve: Ints) -> Floats:
     """The five curves on [0, 1], exact at both ends."""
-    shapes = np.empty((len(Curve), *progress.shape))
-    shapes[Curve.LINEAR] = progress
-    shapes[Curve.COSINE] = (1 - np.cos(np.pi * progress)) / 2
-    for index, steepness in CURVE_STEEPNESS.items():
-        low, high = _logistic(-steepness / 2), _logistic(steepness / 2)
-        shapes[index] = (_logistic(steepness * (progress - 0.5)) - low) / (high - low)
-    return np.take_along_axis(shapes, curve[None].astype(np.intp), 0)[0]
-
-
-def _logistic(x: Floats | float) -> Floats:
-    return np.asarray(1 / (1 + np.exp(-np.asarray(x, dtype=float))))
+    cosine = (1 - np.cos(np.pi * progress)) / 2
+    # The logistic 1/(1 + exp(-k(t - 1/2))), rescaled to hit 0 and 1, is this ratio of tanh.
+    k = _STEEPNESS[curve]
+    logistic = (1 + np.tanh(k * (progress - 0.5) / 2) / np.tanh(k / 4)) / 2
+    return np.where(curve == Curve.LINEAR, progress, np.where(curve == Curve.COSINE, cosine, logistic))
 
 
 def elapsed(slots: Slots, epoch: Ints) -> Ints:
-    """Epochs since the schedule began, 0 while it has not."""
-    return np.where(slots.begun == NOT_BEGUN, 0, np.maximum(epoch[:, None] - slots.begun, 0))
+    """Epochs since the schedule began; negative while it has not (`NOT_BEGUN` lies beyond every epoch)."""
+    return epoch[:, None] - slots.begun
 
 
 def alpha(slots: Slots, epoch: Ints) -> Floats:
     """Alpha `[envs, slots]` in force at `epoch`."""
     k = elapsed(slots, epoch)
-    begun = slots.begun != NOT_BEGUN
-    value = np.where(begun & (k >= slots.steps), slots.target, slots.start)
+    value = np.where((k >= 0) & (k >= slots.steps), slots.target, slots.start)
     ramping = (k > 0) & (k < slots.steps)
     if ramping.any():
         start, target = slots.start[ramping], slots.target[ramping]
@@ -48,17 +43,22 @@ def alpha(slots: Slots, epoch: Ints) -> Floats:
 
 def running(slots: Slots, epoch: Ints) -> Bools:
     """Is a ramp under way, its end not yet reached?"""
-    return (slots.begun != NOT_BEGUN) & (elapsed(slots, epoch) < slots.steps)
+    k = elapsed(slots, epoch)
+    under_way: Bools = (k >= 0) & (k < slots.steps)
+    return under_way
 
 
 def pruning(slots: Slots, epoch: Ints) -> Bools:
     """Is the seed ramping down to be pruned? Its parameters are frozen then."""
-    return running(slots, epoch) & (slots.target == 0)
+    downwards: Bools = slots.target == 0
+    return running(slots, epoch) & downwards
 
 
 def reached(slots: Slots, epoch: Ints, target: float) -> Bools:
     """Has alpha come to rest at `target`?"""
-    return (slots.begun != NOT_BEGUN) & (slots.target == target) & ~running(slots, epoch)
+    k = elapsed(slots, epoch)
+    arrived: Bools = (slots.target == target) & (k >= 0) & (k >= slots.steps)
+    return arrived
 
 
 def mode(slots: Slots, epoch: Ints) -> Ints:

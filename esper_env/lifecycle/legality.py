@@ -35,13 +35,16 @@ def gates(slots: Slots, epoch: Ints, accuracy: Floats, config: LifecycleConfig) 
 
 def advanceable(slots: Slots, epoch: Ints, accuracy: Floats, config: LifecycleConfig) -> Bools:
     """May the seed move on to its next stage, be it by the agent or automatically?"""
-    gate = gates(slots, epoch, accuracy, config)
-    stage = slots.stage
-    return ~running(slots, epoch) & (
+    return _advanceable(slots.stage, ~running(slots, epoch), gates(slots, epoch, accuracy, config))
+
+
+def _advanceable(stage: Ints, resting: Bools, gate: dict[str, Bools]) -> Bools:
+    passes: Bools = (
         (stage == Stage.GERMINATED)
         | ((stage == Stage.TRAINING) & gate["G2"])
         | ((stage == Stage.BLENDING) & gate["G3"])
     )
+    return resting & passes
 
 
 def legality(slots: Slots, epoch: Ints, accuracy: Floats, plantable: Bools, config: LifecycleConfig) -> Bools:
@@ -51,21 +54,20 @@ def legality(slots: Slots, epoch: Ints, accuracy: Floats, plantable: Bools, conf
     """
     stage = slots.stage
     resting = ~running(slots, epoch)
+    gate = gates(slots, epoch, accuracy, config)
     room = PRESENT[stage].sum(1) < config.max_seeds
     legal = np.empty((stage.shape[0], len(Op), stage.shape[1]), bool)
     legal[:, Op.WAIT] = True
     legal[:, Op.GERMINATE] = (stage == Stage.DORMANT) & room[:, None] & plantable.any()
     legal[:, Op.SET_ALPHA_TARGET] = ALPHA_CONTROLLED[stage] & resting
     legal[:, Op.PRUNE] = LIVE[stage] & (slots.age >= config.min_prune_age) & resting
-    legal[:, Op.FOSSILIZE] = (
-        (stage == Stage.HOLDING) & gates(slots, epoch, accuracy, config)["G5"] & resting
-    )
-    legal[:, Op.ADVANCE] = not config.auto_advance
-    legal[:, Op.ADVANCE] &= advanceable(slots, epoch, accuracy, config)
+    legal[:, Op.FOSSILIZE] = (stage == Stage.HOLDING) & gate["G5"] & resting
+    legal[:, Op.ADVANCE] = False if config.auto_advance else _advanceable(stage, resting, gate)
     return legal
 
 
 def permitted(legal: Bools, op: Ints, slot: Ints, blueprint: Ints, plantable: Bools) -> Bools:
     """Which of the asked-for actions execute `[envs]`: the predicate looked up, and for GERMINATE the blueprint."""
     envs = np.arange(len(op))
-    return legal[envs, op, slot] & ((op != Op.GERMINATE) | plantable[blueprint])
+    suits: Bools = (op != Op.GERMINATE) | plantable[blueprint]
+    return legal[envs, op, slot] & suits

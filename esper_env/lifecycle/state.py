@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -91,6 +93,11 @@ class Slots(Arrays):
     def clear(self, mask: Bools) -> None:
         """Make the slots under `mask` DORMANT; only the count of plantings survives."""
         if mask.any():
-            plantings = self.plantings.copy()
-            self.fill(mask, Slots.dormant(*self.stage.shape))
-            self.plantings = plantings
+            for name, blank in _blank().items():
+                getattr(self, name)[mask] = blank
+
+
+@cache
+def _blank() -> dict[str, Any]:
+    blank = Slots.dormant(1, 1)
+    return {f.name: getattr(blank, f.name).item() for f in fields(Slots) if f.name != "plantings"}

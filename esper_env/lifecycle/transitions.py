@@ -10,7 +10,7 @@ from esper_env.actions import Actions, Op
 from esper_env.arrays import Arrays, Bools, Floats, Ints
 from esper_env.config import LifecycleConfig
 from esper_env.lifecycle import alpha as schedules
-from esper_env.lifecycle.stages import ALPHA_CONTROLLED, COOLDOWN, Stage
+from esper_env.lifecycle.stages import ALPHA_CONTROLLED, PRESENT, Stage
 from esper_env.lifecycle.state import NOT_BEGUN, Slots
 
 
@@ -36,9 +36,14 @@ def enter(slots: Slots, mask: Bools, stage: Stage, accuracy: Floats) -> None:
     slots.accuracy_at_entry = np.where(mask, accuracy[:, None], slots.accuracy_at_entry)
 
 
-def prune(slots: Slots, mask: Bools, accuracy: Floats) -> None:
-    """Remove the seeds under `mask`; what was measured stays readable until the slot is DORMANT again."""
+def prune(slots: Slots, mask: Bools, accuracy: Floats, *, clock: int = 0) -> None:
+    """Remove the seeds under `mask`; what was measured stays readable until the slot is DORMANT again.
+
+    `clock` is where the stage clock starts: 0 before the tick; 1 in it or after it (the governor), so that the
+    coming observation always reads 1.
+    """
     enter(slots, mask, Stage.PRUNED, accuracy)
+    slots.epochs_in_stage[mask] = clock
     schedules.rest(slots, mask, 0.0)
     slots.params[mask] = 0
 
@@ -56,29 +61,31 @@ def apply_ops(slots: Slots, epoch: Ints, accuracy: Floats, actions: Actions, exe
     def acting(op: Op) -> Bools:
         return np.asarray(chosen & (actions.op == op)[:, None])
 
-    now = schedules.alpha(slots, epoch)
-    if (mask := acting(Op.GERMINATE)).any():
-        events.germinated = mask
+    asked = set(actions.op[executed].tolist())
+    if Op.GERMINATE in asked:
+        events.germinated = mask = acting(Op.GERMINATE)
         _germinate(slots, mask, accuracy, actions)
-    if (mask := acting(Op.SET_ALPHA_TARGET)).any():
+    if Op.SET_ALPHA_TARGET in asked:
+        mask = acting(Op.SET_ALPHA_TARGET)
         events.switched = mask & (slots.algorithm != actions.algorithm[:, None])
         slots.algorithm = np.where(mask, actions.algorithm[:, None], slots.algorithm).astype(np.int8)
         target = np.broadcast_to(actions.alpha_target[:, None], shape)
         enter(slots, mask & (slots.stage == Stage.HOLDING) & (target < 1.0), Stage.BLENDING, accuracy)
         speed, curve = actions.alpha_speed[:, None], actions.alpha_curve[:, None]
-        schedules.begin(slots, mask, now, target, speed, curve, epoch)
-    if (mask := acting(Op.PRUNE)).any():
+        schedules.begin(slots, mask, schedules.alpha(slots, epoch), target, speed, curve, epoch)
+    if Op.PRUNE in asked:
+        mask, now = acting(Op.PRUNE), schedules.alpha(slots, epoch)
         speed, curve = actions.alpha_speed[:, None], actions.alpha_curve[:, None]
         gradual = mask & ALPHA_CONTROLLED[slots.stage] & (speed > 0) & (now > 0)
         schedules.begin(slots, gradual, now, np.zeros(shape), speed, curve, epoch)
         events.pruned = mask & ~gradual
         prune(slots, events.pruned, accuracy)
-    if (mask := acting(Op.FOSSILIZE)).any():
-        events.fossilized = mask
+    if Op.FOSSILIZE in asked:
+        events.fossilized = mask = acting(Op.FOSSILIZE)
         enter(slots, mask, Stage.FOSSILIZED, accuracy)
         schedules.rest(slots, mask, 1.0)
-    if (mask := acting(Op.ADVANCE)).any():
-        advance(slots, mask, epoch, accuracy)
+    if Op.ADVANCE in asked:
+        advance(slots, acting(Op.ADVANCE), epoch, accuracy)
     return events
 
 
@@ -106,27 +113,22 @@ def advance(slots: Slots, mask: Bools, epoch: Ints, accuracy: Floats) -> None:
 def tick(slots: Slots, epoch: Ints, accuracy: Floats, cooling: Bools, config: LifecycleConfig) -> Bools:
     """Advance every clock by one epoch, the one about to be trained, whose number is `epoch`.
 
-    Args:
-        cooling: slots that were in cooldown when the step began; only those move on in it, so that a seed
-            spends the same time in cooldown however it was pruned.
-
-    Returns:
-        The slots whose scheduled prune arrives now.
+    `cooling` are the slots that were in cooldown when the step began; only those move on in it, so that a seed
+    spends the same time in cooldown however it was pruned. Returned are the slots whose scheduled prune arrives.
     """
     occupied = slots.stage != Stage.DORMANT
-    slots.age += occupied & ~COOLDOWN[slots.stage]
     slots.epochs_in_stage += occupied & ~cooling
     if cooling.any():
         _cool_down(slots, cooling, config)
-    arrived = (
+    arrived: Bools = (
         ALPHA_CONTROLLED[slots.stage]
         & (slots.target == 0)
         & (slots.begun != NOT_BEGUN)
         & ~schedules.running(slots, epoch)
     )
     if arrived.any():
-        prune(slots, arrived, accuracy)
-        slots.epochs_in_stage[arrived] = 1
+        prune(slots, arrived, accuracy, clock=1)
+    slots.age += PRESENT[slots.stage]
     return arrived
 
 

@@ -127,6 +127,9 @@ ACTION_HEADS = action_heads()
 HEAD_NAMES = tuple(head.name for head in ACTION_HEADS)
 HEAD_INDEX = {name: i for i, name in enumerate(HEAD_NAMES)}
 
+CANONICAL_ACTION: Ints = np.array([head.canonical for head in ACTION_HEADS])
+"""The action vector in which nothing matters: WAIT."""
+
 CAUSAL_HEADS: dict[Op, tuple[str, ...]] = {
     Op.WAIT: (),
     Op.GERMINATE: ("slot", "blueprint", "style", "tempo", "alpha_target"),
@@ -143,9 +146,7 @@ CAUSAL_MASK: Bools = np.array([[name == "op" or name in CAUSAL_HEADS[op] for nam
 @cache
 def head_sizes(num_slots: int, num_blueprints: int) -> tuple[int, ...]:
     """Sizes of the heads: `nvec` of the action space."""
-    return tuple(
-        {"slot": num_slots, "blueprint": num_blueprints}.get(head.name, head.size) for head in ACTION_HEADS
-    )
+    return tuple({"slot": num_slots, "blueprint": num_blueprints}.get(head.name, head.size) for head in ACTION_HEADS)
 
 
 @dataclass
@@ -175,8 +176,7 @@ def decode(vectors: Ints, num_slots: int, num_blueprints: int) -> Actions:
     inside = (vectors >= 0) & (vectors < sizes)
     op_inside = inside[:, HEAD_INDEX["op"]]
     op = np.where(op_inside, vectors[:, HEAD_INDEX["op"]], Op.WAIT)
-    canonical = np.array([head.canonical for head in ACTION_HEADS])
-    safe = np.where(inside, vectors, canonical)
+    safe = np.where(inside, vectors, CANONICAL_ACTION)
     column = {name: safe[:, i] for name, i in HEAD_INDEX.items()}
     return Actions(
         op=op,
@@ -190,3 +190,21 @@ def decode(vectors: Ints, num_slots: int, num_blueprints: int) -> Actions:
         alpha_curve=column["alpha_curve"],
         in_space=op_inside & (inside | ~CAUSAL_MASK[op]).all(1),
     )
+
+
+def as_vectors(actions: object, envs: int) -> Ints:
+    """Check that `actions` are `[envs, 8]` whole numbers, and return them as such.
+
+    Raises:
+        ValueError: when they are not. Values outside the action space are no error: they run as WAIT.
+    """
+    vectors = np.asarray(actions)
+    expected = (envs, len(HEAD_NAMES))
+    if vectors.shape != expected:
+        raise ValueError(
+            f"An action is {len(HEAD_NAMES)} numbers ({', '.join(HEAD_NAMES)}), so {expected} are expected here; "
+            f"got shape {vectors.shape}."
+        )
+    if not np.issubdtype(vectors.dtype, np.integer):
+        raise ValueError(f"An action holds whole numbers; got dtype {vectors.dtype}. Round or cast it first.")
+    return vectors.astype(np.int64)

@@ -113,6 +113,7 @@ class Simulation:
         self.governor = Governor.fresh(envs)
         self.counters = Counters.zero(envs)
         self.streams = [Streams.of(0) for _ in range(envs)]
+        self.terms = {name: np.zeros(envs) for name in self._term_names()}
 
     # Episodes
 
@@ -136,6 +137,25 @@ class Simulation:
         self.counters.flops[envs] = flops
         self.counters.committed[envs] = score
         self.counters.committed_accuracy[envs] = accuracy[:, 0]
+        self.terms = {name: np.where(envs, 0.0, term) for name, term in self.terms.items()}
+
+    def _term_names(self) -> list[str]:
+        moment, no = self._moment(), np.zeros(self.envs, bool)
+        still = reward.Transition(
+            before=moment,
+            after=moment,
+            trained_alpha=moment.alpha,
+            trained_params=moment.params,
+            trained_algorithm=moment.algorithm,
+            op=np.zeros(self.envs, np.int64),
+            slot=np.zeros(self.envs, np.int64),
+            rolled_back=no,
+            terminated=no,
+            hindsight=np.zeros(self.envs),
+            max_epochs=self.config.max_epochs,
+            budget=self.budget,
+        )
+        return list(reward.terms(still, self.config.reward))
 
     def _load_data(self, env: int) -> None:
         streams = self.streams[env].data() if self.task.source.generated else None
@@ -168,9 +188,9 @@ class Simulation:
             max_epochs=self.config.max_epochs,
             budget=self.budget,
         )
-        terms = reward.terms(transition, self.config.reward)
+        self.terms = reward.terms(transition, self.config.reward)
         self.counters.objective = reward.objective(transition, self.config.reward)
-        return Outcome(reward.total(terms), terms, terminated, events)
+        return Outcome(reward.total(self.terms), self.terms, terminated, events)
 
     def _decide(self, vectors: Ints) -> tuple[Actions, Bools]:
         actions = decode(vectors, self.num_slots, len(self.blueprints))
@@ -372,7 +392,7 @@ class Simulation:
 
     # State
 
-    _EVOLVING = ("slots", "signals", "ledger", "governor", "counters", "streams")
+    _EVOLVING = ("slots", "signals", "ledger", "governor", "counters", "streams", "terms")
 
     def get_state(self) -> dict[str, Any]:
         """Everything that evolves, as an independent copy."""

@@ -1,0 +1,27 @@
+"""The environment ids, one row each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+
+IDS: dict[str, dict[str, Any]] = {
+    "Esper-Seed-v0": {},
+    "Esper-Seed-5Slot-v0": {"task": "digits_deep"},
+    "Esper-Seed-Capable-v0": {"task": "digits_capable"},
+    "Esper-Seed-Shapes-v0": {"task": "shapes"},
+}
+"""Keyword arguments that each id stands for; without any it is the default task, `digits`."""
+
+
+def register_ids() -> None:
+    """Register every id with Gymnasium; calling it again changes nothing."""
+    for name, kwargs in IDS.items():
+        if name not in gymnasium.registry:
+            gymnasium.register(
+                name,
+                entry_point="esper_env.env:SeedEnv",
+                vector_entry_point="esper_env.vector_env:SeedVectorEnv",
+                kwargs=kwargs,
+            )

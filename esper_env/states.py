@@ -1,0 +1,48 @@
+"""Saved states: a versioned envelope around everything that evolves, refused with a reason where it does not fit."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from esper_env.simulation import Simulation
+
+FORMAT = "esper-seed-state"
+VERSION = 1
+
+
+class StateError(ValueError):
+    """A state that cannot be continued from here; the message says why."""
+
+
+def pack(simulation: Simulation, shell: dict[str, Any]) -> dict[str, Any]:
+    """A copy of the simulation's state and the shell's own, ready to be pickled."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "envs": simulation.envs,
+        "config": simulation.config.to_dict(),
+        "simulation": simulation.get_state(),
+        "shell": copy.deepcopy(shell),
+    }
+
+
+def unpack(simulation: Simulation, state: Any) -> dict[str, Any]:
+    """Continue `simulation` from a packed state; returns the shell's part.
+
+    Raises:
+        StateError: naming what does not fit. Nothing has been changed then.
+    """
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise StateError(f"This is no state of an Esper environment but a {type(state).__name__}: use get_state().")
+    if state["version"] != VERSION:
+        raise StateError(f"The state has version {state['version']}, this package reads version {VERSION} only.")
+    if state["envs"] != simulation.envs:
+        raise StateError(f"The state is of {state['envs']} environment(s), this one has {simulation.envs}.")
+    mine, theirs = simulation.config.to_dict(), state["config"]
+    different = [name for name in mine if mine[name] != theirs.get(name)]
+    if different:
+        detail = "; ".join(f"{name}: {theirs.get(name)!r} there, {mine[name]!r} here" for name in different)
+        raise StateError(f"The state belongs to another configuration ({detail}). Make the environment with the same.")
+    simulation.set_state(state["simulation"])
+    return dict(copy.deepcopy(state["shell"]))

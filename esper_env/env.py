@@ -26,7 +26,136 @@ _ONE = np.ones(1, bool)
 
 
 class SeedEnv(gymnasium.Env[Observation, npt.NDArray[np.int64]]):
-    """An agent grows a neural network while it trains."""
+    """An agent grows a neural network while it trains.
+
+    ## Description
+
+    One step is one epoch of training of a small network, the host. The host has slots. The agent plants seeds
+    (small modules, each built from one of 13 blueprints) into free slots, lets them train behind the host without
+    disturbing it, blends them in with a weight alpha, and makes them permanent or prunes them. An episode is one
+    complete training run of `max_epochs` steps; what is not permanent by then is lost.
+
+    A seed lives through these stages: it is GERMINATED, then TRAINING (isolated: the host's values and gradients are
+    those it would have without it), BLENDING (alpha ramps up), HOLDING (alpha rests at 1) and FOSSILIZED (part of
+    the host). A pruned seed's slot is PRUNED, EMBARGOED and RESETTING before it is DORMANT and free again.
+
+    ## Action Space
+
+    `MultiDiscrete([slots, 13, 4, 3, 3, 4, 5, 6])`: one choice per head.
+
+    | Num | Head | Choices |
+    |---|---|---|
+    | 0 | slot | the slot |
+    | 1 | blueprint | noop, conv_light, attention, norm, depthwise, bottleneck, conv_small, conv_heavy, lora, \
+lora_large, mlp_small, mlp, flex_attention |
+    | 2 | style | LINEAR_ADD, LINEAR_MULTIPLY, SIGMOID_ADD, GATED_GATE |
+    | 3 | tempo | FAST, STANDARD, SLOW (a first ramp of 3, 5, 8 epochs) |
+    | 4 | alpha_target | HALF, SEVENTY, FULL (0.5, 0.7, 1.0) |
+    | 5 | alpha_speed | INSTANT, FAST, MEDIUM, SLOW (0, 3, 5, 8 epochs) |
+    | 6 | alpha_curve | LINEAR, COSINE, SIGMOID_GENTLE, SIGMOID, SIGMOID_SHARP |
+    | 7 | op | WAIT, GERMINATE, SET_ALPHA_TARGET, PRUNE, FOSSILIZE, ADVANCE |
+
+    Which heads matter depends on the op; the others are ignored, whatever they hold.
+
+    | Op | Heads that matter | Legal for a slot when |
+    |---|---|---|
+    | WAIT | none | always |
+    | GERMINATE | slot, blueprint, style, tempo, alpha_target | it is DORMANT, there is room for a seed, and the \
+blueprint suits the host |
+    | SET_ALPHA_TARGET | slot, style, alpha_target, alpha_speed, alpha_curve | BLENDING or HOLDING, alpha at rest |
+    | PRUNE | slot, alpha_speed, alpha_curve | GERMINATED to HOLDING, old enough, alpha at rest |
+    | FOSSILIZE | slot | HOLDING and measured, alpha at rest |
+    | ADVANCE | slot | GERMINATED; TRAINING long enough with healthy gradients; BLENDING with alpha at rest at 1 |
+
+    An illegal action never raises and never changes anything: it runs as WAIT, `info["action_executed"]` is False and
+    the feature `last_action_success` is 0. The same holds for values outside the action space.
+
+    ## Observation Space
+
+    A flat `Dict`:
+
+    | Key | Space | Meaning |
+    |---|---|---|
+    | features | `Box`, 25 + 29 per slot | training signals and the state of every slot; `esper_env.FEATURES` is \
+the table of names, formulas and bounds |
+    | blueprint_index | `Box(-1, 12, (slots,), int64)` | blueprint in each slot, -1 when empty |
+    | action_mask | `MultiBinary(sum(nvec))` | valid choices, head after head; `info["action_mask"]` has it split, \
+for `action_space.sample(mask=...)`, and `action_masks()` as bool |
+    | slot_by_op | `MultiBinary(6 * slots)` | valid slots for each op, row by row: the joint truth, which \
+independent heads can not express |
+
+    ## Rewards
+
+    `info["reward_terms"]` holds the named terms; they add up to the reward exactly. In the default mode, `shaped`:
+
+    | Term | Meaning |
+    |---|---|
+    | progress | 0.1 · change of the score (validation accuracy) |
+    | forfeit | at the last step, the part of the score that fossilized seeds do not carry is lost |
+    | rent | blended parameters cost by size and time |
+    | shock | changing alpha at once costs more than gradually |
+    | op_cost | GERMINATE 0.02, SET_ALPHA_TARGET 0.005, PRUNE 0.005, FOSSILIZE 0.01 |
+    | governor | -10 when a lost host had to be rolled back |
+    | attribution, stage | shaping: a potential of the whole state, whose discounted sum over an episode is 0 |
+    | hindsight | at a fossilization that really helped, credit for what other seeds gave it |
+
+    The first six are the objective, `info["objective_reward"]`: report their undiscounted sum. Other modes are
+    `objective`, `simplified`, `sparse` and `minimal`; a dict sets weights, and `register_reward` adds a mode.
+
+    ## Starting State
+
+    A fresh host initialised from the seed, validated but not trained, with every slot DORMANT.
+
+    ## Episode End
+
+    1. Termination: `max_epochs` epochs have been trained. The budget is part of the task and its progress is observed.
+    2. Termination: the governor rolled the host back and `on_panic="terminate"`.
+    3. Truncation: `max_episode_steps` of `gymnasium.make`, if given.
+
+    ## Arguments
+
+    ```python
+    >>> import gymnasium as gym
+    >>> env = gym.make("esper_env:Esper-Seed-v0", task="digits", max_epochs=3)
+    >>> observation, info = env.reset(seed=1)
+    >>> observation["features"].shape, env.action_space.nvec.tolist()
+    ((112,), [3, 13, 4, 3, 3, 4, 5, 6])
+    >>> action = [0, 1, 2, 1, 2, 0, 0, 1]  # GERMINATE a conv_light in slot 0
+    >>> observation, reward, terminated, truncated, info = env.step(action)
+    >>> bool(info["action_executed"]), info["stage"].tolist(), bool(reward == sum(info["reward_terms"].values()))
+    (True, [2, 1, 1], True)
+
+    ```
+
+    All arguments are plain data.
+
+    | Argument | Default | Meaning |
+    |---|---|---|
+    | task | "digits" | a name in `esper_env.TASKS` |
+    | num_slots | the task's | slots of the host |
+    | max_epochs | the task's | steps of an episode |
+    | reward | "shaped" | a mode, or a dict of weights (with `mode`, if not `shaped`) |
+    | blueprints | all that suit | names of the blueprints that may be planted |
+    | max_seeds | the number of slots | live and fossilized seeds allowed at once |
+    | strict_gates | False | ask more of a seed before it may move on |
+    | auto_advance | False | ADVANCE happens by itself, and is masked |
+    | counterfactual_interval | 1 | coalitions are measured every so many epochs |
+    | on_panic | "rollback" | or "terminate" |
+    | lifecycle | {} | embargo_epochs, min_prune_age, min_training_epochs, min_fossilize_contribution |
+    | training | {} | host_lr, seed_lr, momentum, weight_decay, clip_norm, proximal, batch_size, batches_per_epoch, \
+val_samples |
+    | data_dir | None | where tasks with data on disk find it |
+    | download | False | may missing data be fetched? |
+    | device | "cpu" | torch device |
+    | render_mode | None | there is no renderer |
+
+    On one machine the same seed and actions give the same trajectory bit for bit, also after another `reset`, in
+    another process, from `fork()` and from `set_state`.
+
+    ## Version History
+
+    * v0: initial version.
+    """
 
     metadata = {"render_modes": []}  # noqa: RUF012 - Gymnasium's own form
 
@@ -39,7 +168,7 @@ class SeedEnv(gymnasium.Env[Observation, npt.NDArray[np.int64]]):
         self._simulation = Simulation(self.config, task, 1)
         self._blueprints = len(self._simulation.blueprints)
         self.action_space: spaces.MultiDiscrete = action_space(self.config.num_slots, self._blueprints)
-        self.observation_space: spaces.Dict = observation_space(self.config.num_slots, self._blueprints)
+        self.observation_space: spaces.Space[Any] = observation_space(self.config.num_slots, self._blueprints)
         self._running = False
         self._begun = False
 
@@ -72,7 +201,7 @@ class SeedEnv(gymnasium.Env[Observation, npt.NDArray[np.int64]]):
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """The mask of the present state, flat over heads, as sb3-contrib's MaskablePPO asks for it."""
-        return self._simulation.masks().heads[0]
+        return np.asarray(self._simulation.masks().heads[0])
 
     # States
 

@@ -113,7 +113,7 @@ class Simulation:
         self.governor = Governor.fresh(envs)
         self.counters = Counters.zero(envs)
         self.streams = [Streams.of(0) for _ in range(envs)]
-        self.terms = {name: np.zeros(envs) for name in self._term_names()}
+        self.terms: Terms = {name: np.zeros(envs) for name in self._term_names()}
 
     # Episodes
 

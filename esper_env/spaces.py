@@ -20,7 +20,7 @@ def action_space(num_slots: int, num_blueprints: int) -> spaces.MultiDiscrete:
     return spaces.MultiDiscrete(np.array(head_sizes(num_slots, num_blueprints)))
 
 
-def observation_space(num_slots: int, num_blueprints: int) -> spaces.Dict:
+def observation_space(num_slots: int, num_blueprints: int) -> spaces.Dict[Any]:
     """One flat Dict.
 
     Flat, because nested masks break stable-baselines3 and two-dimensional MultiBinary breaks TorchRL.

@@ -34,7 +34,10 @@ class Stack:
     def split(self, flat: Tensor) -> dict[str, Tensor]:
         """Views of a matrix `[rows, size]` by parameter."""
         parts = torch.split(flat, [int(np.prod(shape)) for shape in self.shapes.values()], 1)
-        return {name: part.view(part.shape[0], *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+        return {
+            name: part.view(part.shape[0], *shape)
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "parameters"}

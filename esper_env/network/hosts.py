@@ -105,14 +105,23 @@ class CnnHost:
     def gather(inputs: Tensor, batch: Tensor, instance: Tensor | None) -> Tensor:
         """A training batch as maps, from images `[instances, n, h, w, c]` and sample indices `[batch, hosts]`."""
         images = inputs[0][batch] if instance is None else inputs[instance, batch]
-        return images.permute(0, 2, 3, 1, 4).flatten(3).permute(0, 3, 1, 2)
+        return CnnHost._as_maps(images.permute(0, 2, 3, 1, 4))
 
     @staticmethod
     def spread(inputs: Tensor, batch: slice, hosts: Tensor) -> Tensor:
         """The same samples for each of `hosts` as maps: its own instance's, or the shared one's."""
         images = inputs[:, batch]
         images = images.expand(len(hosts), *images.shape[1:]) if len(images) == 1 else images[hosts]
-        return images.permute(1, 2, 3, 0, 4).flatten(3).permute(0, 3, 1, 2)
+        return CnnHost._as_maps(images.permute(1, 2, 3, 0, 4))
+
+    @staticmethod
+    def _as_maps(images: Tensor) -> Tensor:
+        """Images `[n, h, w, hosts, c]` as maps in channels_last, whose strides decide the layout of all that follows.
+
+        Without the copy images of one channel would stay as they lie in memory, and the host would run in NCHW
+        until a seed turns its maps: slower, and with other bits.
+        """
+        return images.contiguous().flatten(3).permute(0, 3, 1, 2)
 
     def block(self, parameters: Mapping[str, Tensor], index: int, x: Tensor) -> Tensor:
         """Convolution, norm and ReLU of one block."""

@@ -171,7 +171,7 @@ class ActorCritic(TensorDictModuleBase):  # type: ignore[misc]
         return Judgement(distribution, values.float().reshape(*td.shape, -1))
 
     def _require_state(self, td: TensorDictBase) -> None:
-        missing = [key for key in ("is_init", *self.state_keys) if key not in td.keys()]  # noqa: SIM118
+        missing = [key for key in ("is_init", *self.state_keys) if td.get(key) is None]
         if missing:
             raise KeyError(
                 f"{', '.join(missing)} missing: without it the policy would silently forget everything at each step. "

@@ -1,5 +1,11 @@
+import warnings
+
 import pytest
 import torch
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # torchrl 0.14 deprecates classes of its own while importing
+    import torchrl.collectors  # noqa: F401
 
 
 @pytest.fixture(autouse=True, scope="session")

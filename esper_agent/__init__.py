@@ -6,14 +6,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from esper_agent.config import PolicyConfig
+    from esper_agent.config import PolicyConfig, PPOConfig
+    from esper_agent.learning.ppo import PPO
     from esper_agent.policies.registry import create_policy, policy_names, register_policy
     from esper_agent.spec import EnvSpec
 
-__all__ = ["EnvSpec", "PolicyConfig", "create_policy", "policy_names", "register_policy"]
+__all__ = ["PPO", "EnvSpec", "PPOConfig", "PolicyConfig", "create_policy", "policy_names", "register_policy"]
 
 _HOMES = {
     "EnvSpec": "esper_agent.spec",
+    "PPO": "esper_agent.learning.ppo",
+    "PPOConfig": "esper_agent.config",
     "PolicyConfig": "esper_agent.config",
     "create_policy": "esper_agent.policies.registry",
     "policy_names": "esper_agent.policies.registry",

@@ -1,4 +1,4 @@
-"""Configuration: frozen dataclasses, checked on the way in."""
+"""Configuration of policies and of learning: frozen dataclasses, checked on the way in."""
 
 from __future__ import annotations
 
@@ -61,3 +61,82 @@ class PolicyConfig(Options):
                     f"uniform_mixing[{head.name!r}] must be below 1/{head.size}, which makes the head uniform; "
                     f"got {epsilon}."
                 )
+
+
+ENTROPY_WEIGHTS = {
+    "slot": 1.0,
+    "blueprint": 1.5,
+    "style": 1.2,
+    "tempo": 1.5,
+    "alpha_target": 1.2,
+    "alpha_speed": 1.3,
+    "alpha_curve": 1.3,
+    "op": 1.0,
+}
+
+
+@dataclass(frozen=True)
+class PPOConfig(Options):
+    """How a policy learns from rollouts."""
+
+    gamma: float = 0.995
+    """Discount; must equal the environment's, or its shaping no longer cancels."""
+    gae_lambda: float = 0.95
+    """λ of the λ-return: 0 trusts the critic, 1 the rewards seen."""
+    baseline: str = "factored"
+    """What returns are compared with: `factored` (the op with V(s), the rest with Q(s, op)), `q_op` or `state`."""
+    clip: float = 0.2
+    """Each head's probability ratio earns nothing beyond 1 ± this."""
+    head_average: str = "relevant"
+    """A head's loss is averaged over the steps where it mattered (`relevant`) or over all (`steps`)."""
+    normalize_advantages: bool = True
+    """Standardise the advantages of op, and those of the other heads, over the steps where they count."""
+    entropy_coefficient: float = 0.05
+    """Weight of the entropy bonus, before the per-head weights."""
+    entropy_weights: Mapping[str, float] = field(default_factory=lambda: dict(ENTROPY_WEIGHTS))
+    """Per-head factors of the entropy bonus; a head left out has none."""
+    value_coefficient: float = 0.5
+    """Weight of the critic's mean squared error."""
+    value_clip: float | None = None
+    """Distance from the value seen in the rollout beyond which the critic earns nothing; None for no clipping."""
+    epochs: int = 4
+    """Passes over each rollout."""
+    minibatches: int = 8
+    """Parts that a rollout is cut into, each of whole environments."""
+    target_kl: float | None = 0.015
+    """The update stops when the approximate KL exceeds 1.5 times this; None never stops."""
+    learning_rate: float = 3e-4
+    """Adam's learning rate."""
+    adam_epsilon: float = 1e-5
+    """Adam's epsilon."""
+    max_gradient_norm: float = 0.5
+    """Gradient norm at which a step is clipped."""
+    normalize_rewards: bool = True
+    """Divide rewards by the running standard deviation of the discounted return."""
+    reward_clip: float = 10.0
+    """Normalised rewards are clipped to ± this."""
+    max_bad_steps: int = 3
+    """Steps in a row with a non-finite loss or gradient (each is skipped) that end the training."""
+
+    def __post_init__(self) -> None:
+        for name in ("gamma", "gae_lambda"):
+            check_number(name, getattr(self, name), 0, 1)
+        _check_choice("baseline", self.baseline, ("factored", "q_op", "state"))
+        _check_choice("head_average", self.head_average, ("relevant", "steps"))
+        for name in ("normalize_advantages", "normalize_rewards"):
+            check_flag(name, getattr(self, name))
+        for name in ("epochs", "minibatches", "max_bad_steps"):
+            check_number(name, getattr(self, name), 1, whole=True)
+        for name in ("clip", "entropy_coefficient", "value_coefficient", "learning_rate", "adam_epsilon"):
+            check_number(name, getattr(self, name), 0)
+        for name in ("max_gradient_norm", "reward_clip"):
+            check_number(name, getattr(self, name), 1e-12)
+        for name in ("value_clip", "target_kl"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), 0)
+        _check_heads("entropy_weights", self.entropy_weights)
+
+    @property
+    def critic(self) -> str:
+        """The critic that the baseline needs, as `PolicyConfig.critic`."""
+        return "state" if self.baseline == "state" else "op"

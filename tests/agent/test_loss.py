@@ -1,0 +1,190 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensordict import TensorDict
+
+from esper_agent import EnvSpec, PPOConfig, create_policy
+from esper_agent.learning.loss import approximate_kl, explained_variance, normalised_error, ppo_loss
+from esper_agent.learning.ppo import gradient_norms
+from esper_agent.policies.actor_critic import Judgement
+from esper_agent.policies.distribution import OP, ActionLayout
+from esper_env.actions import CAUSAL_HEADS, CAUSAL_MASK, HEAD_INDEX, HEAD_NAMES, Op
+from tests.agent.observations import observations
+
+ONLY_POLICY = PPOConfig(entropy_coefficient=0.0, value_coefficient=0.0)
+EVERYTHING_LEGAL = np.ones((len(Op), 3), bool)
+
+
+def stored_batch(envs=4, steps=6, seed=0, op=None, legal=None):
+    """Steps taken by a random policy, and a random new policy to judge them."""
+    generator = torch.Generator().manual_seed(seed)
+    obs = observations(envs, steps, seed=seed, legal=legal)
+    layout = ActionLayout(3, 13)
+
+    def distribution(logits):
+        return layout(logits, obs["action_mask"], obs["slot_by_op"])
+
+    old_logits = torch.randn(envs, steps, layout.num_choices, generator=generator)
+    old = distribution(old_logits)
+    chooser = old_logits.clone()
+    if op is not None:
+        chooser[..., -len(Op) + op] += 100
+    action = distribution(chooser).sample(generator)
+    normal = lambda *shape: torch.randn(envs, steps, *shape, generator=generator)  # noqa: E731
+    batch = TensorDict(
+        {
+            "action": action,
+            "action_log_prob": old.log_prob(action),
+            "advantage": normal(8),
+            "value_target": normal(1),
+            "state_action_value": normal(1),
+        },
+        (envs, steps),
+    )
+    new_logits = old_logits + 0.3 * normal(layout.num_choices)
+    return batch, distribution, new_logits, normal(len(Op))
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**31), average=st.sampled_from(["relevant", "steps"]))
+def test_loss_equals_one_written_out_step_by_step(seed, average):
+    batch, distribution, logits, values = stored_batch(seed=seed)
+    config = PPOConfig(head_average=average, clip=0.1, value_clip=0.2)
+    judgement = Judgement(distribution(logits), values)
+    loss = ppo_loss(judgement, batch, config)
+
+    flat, steps = batch.reshape(-1), batch.numel()
+    new = judgement.distribution.log_prob(batch["action"]).reshape(-1, 8)
+    entropy = judgement.distribution.head_entropy(batch["action"]).reshape(-1, 8)
+    policy_loss = bonus = 0.0
+    for h, head in enumerate(HEAD_NAMES):
+        gains, entropies = [], []
+        for i in range(steps):
+            if not CAUSAL_MASK[flat["action"][i, OP], h]:
+                continue
+            ratio = math.exp(new[i, h] - flat["action_log_prob"][i, h])
+            a = flat["advantage"][i, h].item()
+            gains.append(min(ratio * a, min(max(ratio, 0.9), 1.1) * a))
+            entropies.append(entropy[i, h].item())
+        count = steps if average == "steps" else max(len(gains), 1)
+        policy_loss -= sum(gains) / count
+        bonus += config.entropy_weights[head] * sum(entropies) / count
+    errors = []
+    for i in range(steps):
+        value = values.reshape(-1, len(Op))[i, flat["action"][i, OP]].item()
+        seen, target = flat["state_action_value"][i].item(), flat["value_target"][i].item()
+        near = seen + min(max(value - seen, -0.2), 0.2)
+        errors.append(max((value - target) ** 2, (near - target) ** 2))
+    expected = policy_loss - 0.05 * bonus + 0.5 * sum(errors) / steps
+    assert loss.total.item() == pytest.approx(expected, abs=1e-4)
+    log_ratio = (new - flat["action_log_prob"]).sum(-1).double()
+    assert loss.kl.item() == pytest.approx((log_ratio.exp() - 1 - log_ratio).mean().item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("op", list(Op))
+@pytest.mark.parametrize("name", ["lstm", "mlp"])
+def test_an_op_gives_gradient_to_the_heads_that_matter_for_it_and_to_no_other(name, op):
+    policy = create_policy(name, EnvSpec(), seed=0, width=32, head_width=16)
+    batch, *_ = stored_batch(op=op, legal=EVERYTHING_LEGAL)
+    data = observations(4, 6, legal=EVERYTHING_LEGAL).update(batch)
+    data.update(policy.initial_state(4, 6))
+    data["is_init"][:, 1:] = False
+    ppo_loss(policy.unroll(data), data, ONLY_POLICY).total.backward()
+    moved = {key.split("/")[1] for key, norm in gradient_norms(policy).items() if norm > 0}
+    assert moved == {"op", *CAUSAL_HEADS[op]}
+
+
+def test_a_head_that_did_not_matter_changes_no_other_heads_clipping():
+    batch, distribution, logits, values = stored_batch(op=Op.ADVANCE, legal=EVERYTHING_LEGAL)
+    config = PPOConfig(clip=0.05)
+    before = ppo_loss(Judgement(distribution(logits), values), batch, config)
+    perturbed = logits.clone()
+    for head, (start, stop) in _spans().items():
+        if head not in ("op", "slot"):
+            perturbed[..., start:stop] += 5 * torch.randn(stop - start)
+    after = ppo_loss(Judgement(distribution(perturbed), values), batch, config)
+    assert torch.equal(before.total, after.total)
+    for key in ("kl/total", "kl/op", "clip_fraction/slot", "clip_fraction/op"):
+        assert torch.equal(before.metrics[key], after.metrics[key])
+    assert before.metrics["clip_fraction/op"] > 0
+    assert torch.isnan(after.metrics["clip_fraction/tempo"])
+
+
+def _spans():
+    sizes = EnvSpec().head_sizes
+    starts = np.cumsum((0, *sizes))
+    return {name: (int(starts[i]), int(starts[i + 1])) for name, i in HEAD_INDEX.items()}
+
+
+def test_an_unchanged_policy_has_ratio_one_and_no_kl():
+    batch, distribution, logits, values = stored_batch()
+    same = distribution(logits)
+    batch["action_log_prob"] = same.log_prob(batch["action"])
+    metrics = ppo_loss(Judgement(same, values), batch, PPOConfig()).metrics
+    assert metrics["ratio/min"] == metrics["ratio/max"] == 1
+    assert metrics["kl/total"] == 0
+
+
+def test_a_rare_head_is_not_starved_by_the_steps_where_it_did_not_matter():
+    """With the same advantage everywhere, one GERMINATE among many WAITs moves the tempo head as much as many would."""
+
+    def tempo_gradient(ops, average):
+        batch, distribution, logits, values = stored_batch(envs=1, steps=len(ops), legal=EVERYTHING_LEGAL)
+        logits = logits[:, :1].expand(-1, len(ops), -1).clone().requires_grad_()
+        dist = distribution(logits)
+        batch["action"][..., OP] = torch.tensor(ops)
+        batch["action"][..., HEAD_INDEX["blueprint"]] = 1
+        batch["action"][..., HEAD_INDEX["tempo"]] = 0
+        batch["action_log_prob"] = dist.log_prob(batch["action"]).detach()
+        batch["advantage"] = torch.ones(1, len(ops), 8)
+        config = PPOConfig(entropy_coefficient=0, value_coefficient=0, head_average=average)
+        ppo_loss(Judgement(dist, values), batch, config).total.backward()
+        start, stop = _spans()["tempo"]
+        return logits.grad[..., start:stop].sum((0, 1)).norm().item()
+
+    rare, always = [Op.GERMINATE] + [Op.WAIT] * 9, [Op.GERMINATE] * 10
+    assert tempo_gradient(rare, "relevant") == pytest.approx(tempo_gradient(always, "relevant"), rel=1e-4)
+    assert tempo_gradient(rare, "steps") == pytest.approx(tempo_gradient(always, "steps") / 10, rel=1e-4)
+
+
+def test_ratios_that_overflow_still_give_finite_gradients():
+    batch, distribution, logits, values = stored_batch()
+    batch["action_log_prob"] = torch.where(batch["action_log_prob"] < 0, -200.0, 0.0)
+    logits.requires_grad_()
+    ppo_loss(Judgement(distribution(logits), values), batch, PPOConfig()).total.backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_possible_entropy_counts_the_steps_where_a_head_could_have_mattered():
+    batch, distribution, logits, values = stored_batch(op=Op.WAIT, legal=EVERYTHING_LEGAL)
+    metrics = ppo_loss(Judgement(distribution(logits), values), batch, PPOConfig()).metrics
+    assert torch.isnan(metrics["entropy/tempo"])
+    assert 0 < metrics["entropy_possible/tempo"] < 1
+
+
+def test_value_loss_is_told_apart_by_op():
+    batch, distribution, logits, values = stored_batch(op=Op.PRUNE, legal=EVERYTHING_LEGAL)
+    metrics = ppo_loss(Judgement(distribution(logits), values), batch, PPOConfig()).metrics
+    assert metrics["value_loss/PRUNE"].item() == pytest.approx(metrics["loss/value"].item())
+    assert torch.isnan(metrics["value_loss/WAIT"])
+
+
+def test_approximate_kl_is_unbiased_and_never_negative():
+    old, new = torch.tensor([0.2, 0.5, 0.3]).double(), torch.tensor([0.3, 0.3, 0.4]).double()
+    sample = approximate_kl((new / old).log())
+    assert (sample >= 0).all()
+    assert (old * sample).sum().item() == pytest.approx((old * (old / new).log()).sum().item())
+
+
+def test_explained_variance_stays_sane_where_returns_hardly_vary():
+    target = torch.full((100, 1), 3.0) + 1e-6 * torch.randn(100, 1)
+    value = target + 0.05 * torch.randn(100, 1)
+    assert explained_variance(value, target) > 0
+    assert normalised_error(value, target) < 1
+    varied = torch.randn(100, 1)
+    assert explained_variance(varied, varied) == 1
+    assert explained_variance(torch.zeros(100, 1), varied).abs() < 1e-6

@@ -1,0 +1,1 @@
+"""What the environment costs and whether it is worth playing, measured; one command and one JSON file each."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from esper_env.actions import HEAD_NAMES, action_heads
+from esper_env.actions import HEAD_NAMES
 from esper_env.config import ConfigError, Options, check_flag, check_number, unknown_name
 
 
@@ -54,13 +54,6 @@ class PolicyConfig(Options):
         for name in ("normalize_observations", "autocast", "python_lstm", "compile"):
             check_flag(name, getattr(self, name))
         _check_heads("uniform_mixing", self.uniform_mixing)
-        for head in action_heads():
-            epsilon = self.uniform_mixing.get(head.name, 0.0)
-            if epsilon * head.size >= 1:
-                raise ConfigError(
-                    f"uniform_mixing[{head.name!r}] must be below 1/{head.size}, which makes the head uniform; "
-                    f"got {epsilon}."
-                )
 
 
 ENTROPY_WEIGHTS = {

@@ -44,7 +44,7 @@ class PPO:
                 f"{config.minibatches} minibatches of whole environments need at least as many environments, "
                 f"got {num_envs}: lower minibatches or run more environments."
             )
-        if policy.network.judges_ops != (config.baseline != "state"):
+        if policy.network.judges_ops != (config.critic == "op"):
             raise ConfigError(
                 f"baseline {config.baseline!r} needs a policy created with critic={config.critic!r}: "
                 "Q(s, op) for factored and q_op, V(s) for state."
@@ -61,13 +61,15 @@ class PPO:
 
     def update(self, rollout: TensorDictBase) -> dict[str, float]:
         """Learn from one rollout `[envs, time]` or `[workers, envs, time]`; returns metrics, means over minibatches."""
+        config = self.config
         batch = self._prepare(rollout)
         history: list[dict[str, Tensor]] = []
-        stopped = False
+        stopped, kl = False, 0.0
         for envs in self._minibatches(len(batch)):
             minibatch = batch[envs]
-            loss = ppo_loss(self.policy.unroll(minibatch), minibatch, self.config)
-            stopped = self._too_far(loss.kl)
+            loss = ppo_loss(self.policy.unroll(minibatch), minibatch, config)
+            kl = loss.kl.item()
+            stopped = config.target_kl is not None and kl > KL_TOLERANCE * config.target_kl
             if stopped:
                 break
             history.append(loss.metrics | self._step(loss))
@@ -76,6 +78,7 @@ class PPO:
             **_averages(history),
             "update/steps": float(len(history)),
             "update/stopped": float(stopped),
+            "update/last_kl": kl,
             "value/explained_variance": explained_variance(batch["state_action_value"], batch["value_target"]).item(),
             "value/nrmse": normalised_error(batch["state_action_value"], batch["value_target"]).item(),
         }
@@ -115,10 +118,6 @@ class PPO:
         for _ in range(self.config.epochs):
             order = torch.randperm(num_envs, generator=self.generator)
             yield from order.tensor_split(self.config.minibatches)
-
-    def _too_far(self, kl: Tensor) -> bool:
-        target = self.config.target_kl
-        return target is not None and bool(kl > KL_TOLERANCE * target)
 
     def _step(self, loss: Loss) -> dict[str, Tensor]:
         """One optimizer step, skipped if anything in it is not finite."""

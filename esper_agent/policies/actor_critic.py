@@ -122,7 +122,7 @@ class ActorCritic(TensorDictModuleBase):  # type: ignore[misc]
     def unroll(self, td: TensorDictBase) -> Judgement:
         """Judge sequences, time being the last batch dimension, from the recurrent state stored at their start."""
         self._require_state(td)
-        flat = td.flatten(0, -2) if td.ndim > 2 else td
+        flat = td.reshape(-1, td.shape[-1])
         with self._precision():
             logits, values = self.network.unroll(
                 flat["features"],

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from esper_env.actions import ACTION_HEADS, CAUSAL_MASK, HEAD_INDEX, HEAD_NAMES, Op, head_sizes
+from esper_env.config import ConfigError
 
 SLOT, OP = HEAD_INDEX["slot"], HEAD_INDEX["op"]
 
@@ -34,6 +35,9 @@ class ActionLayout(nn.Module):
         starts = (sizes.cumsum(0) - sizes)[:, None]
         inside = choice < sizes[:, None]
         mixing = uniform_mixing or {}
+        for name, size in zip(HEAD_NAMES, sizes.tolist(), strict=True):
+            if mixing.get(name, 0.0) * size >= 1:
+                raise ConfigError(f"uniform_mixing[{name!r}] must be below 1/{size}, got {mixing[name]}.")
         tables = {
             "index": torch.where(inside, starts + choice, 0),
             "inside": inside,

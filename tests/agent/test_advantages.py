@@ -85,12 +85,12 @@ def test_values_ahead_come_from_the_final_observation_and_the_memory_of_the_traj
         keys = ("features", "blueprint_index", "action_mask", "slot_by_op", "is_init", *policy.state_keys)
         sequence = torch.cat([rollout[row, start : stop + 1].select(*keys), rollout["next"][row, [stop]].select(*keys)])
         sequence["is_init"][-1] = False
-        judgement = policy.unroll(sequence.unsqueeze(0))
+        judgement = policy.unroll(sequence)
         if baseline == "q_op":
             expected = judgement.action_value(judgement.distribution.mode())
         else:
             expected = judgement.state_value
-        torch.testing.assert_close(ahead[row, stop], expected[0, -1, 0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(ahead[row, stop], expected[-1, 0], atol=1e-5, rtol=0)
         checked += 1
     assert checked == (8 if truncated else 3)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -49,6 +50,16 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Let the C library keep what a batch frees for the next batch.
+
+    By default glibc returns it to the system and every batch faults it in again, which took a quarter of the time
+    of large stacks. Freeing one block of nearly 32 MB raises its thresholds to that (mallopt(3), M_MMAP_THRESHOLD).
+    """
+    torch.empty(31 * 1024 * 1024, dtype=torch.uint8)
 
 
 class Splits:
@@ -107,6 +118,7 @@ class Population:
         batch_size: int,
         generated: bool,
     ) -> None:
+        keep_freed_memory()
         self.host = host
         self.batch_size = batch_size
         if chunk is None:
@@ -242,11 +254,3 @@ class Population:
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
-
-    def get_state(self) -> list[Any]:
-        """The networks, to be copied."""
-        return self.stacks
-
-    def set_state(self, stacks: list[Any]) -> None:
-        """Continue with these networks."""
-        self.stacks = stacks

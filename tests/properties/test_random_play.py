@@ -296,7 +296,9 @@ class Journey:
         assert self.player.slot_by_op(observation).any(2).all()
         ops = observation["action_mask"][:, self.player.spans[OP]]
         blueprints = observation["action_mask"][:, self.player.spans[BLUEPRINT]].astype(bool)
-        assert (blueprints == np.where(ops[:, [Op.GERMINATE]], self.plantable, np.arange(13) == 0)).all()
+        assert (
+            blueprints == np.where(ops[:, [Op.GERMINATE]], self.plantable, np.arange(len(self.plantable)) == 0)
+        ).all()
         assert ops[:, Op.WAIT].all()
         assert not (config.lifecycle.auto_advance and ops[:, Op.ADVANCE].any())
         np.testing.assert_array_equal(np.concatenate(info["action_mask"], -1), observation["action_mask"])

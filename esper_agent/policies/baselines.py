@@ -38,14 +38,15 @@ class Baseline(TensorDictModuleBase):  # type: ignore[misc]
 
     def legal(self, td: TensorDictBase, op: Op) -> Tensor:
         """Slots for which `op` is legal `[..., slots]`; nothing where the op is masked."""
-        rows = td["slot_by_op"].bool().unflatten(-1, (len(Op), self.spec.num_slots))[..., op, :]
-        ops = td["action_mask"][..., -len(Op) :].bool()
+        rows: Tensor = td["slot_by_op"].bool().unflatten(-1, (len(Op), self.spec.num_slots))[..., op, :]
+        ops: Tensor = td["action_mask"][..., -len(Op) :].bool()
         return rows & ops[..., op, None]
 
     def waiting(self, td: TensorDictBase) -> Tensor:
         """WAIT for everybody, to be filled in."""
         canonical = torch.tensor([head.canonical for head in ACTION_HEADS], device=td["features"].device)
-        return canonical.expand(*td.batch_size, -1).clone()
+        action: Tensor = canonical.expand(*td.batch_size, -1).clone()
+        return action
 
 
 class Random(Baseline):
@@ -54,7 +55,8 @@ class Random(Baseline):
     def act(self, td: TensorDictBase) -> Tensor:
         """Actions `[..., 8]`."""
         logits = torch.zeros_like(td["action_mask"], dtype=torch.float32)
-        return self.layout(logits, td["action_mask"], td["slot_by_op"]).sample(self.generator)
+        drawn: Tensor = self.layout(logits, td["action_mask"], td["slot_by_op"]).sample(self.generator)
+        return drawn
 
 
 class Wait(Baseline):
@@ -129,7 +131,8 @@ class Heuristic(Baseline):
         self.planted = torch.where(fresh, 0, self.planted)
         action = self.waiting(td)
 
-        on_its_way = sum(self.slot(td, f"stage_{name}") for name in ("germinated", "training", "blending")) > 0
+        before_holding = [self.slot(td, f"stage_{name}") for name in ("germinated", "training", "blending")]
+        on_its_way = torch.stack(before_holding).any(0)
         settled = (self.base(td, "host_stabilized") > 0) | (
             (self.epoch > self.PATIENCE) & (self.base(td, "plateau") >= self.PLATEAU - 0.5)
         )
@@ -149,13 +152,15 @@ class Heuristic(Baseline):
     def base(self, td: TensorDictBase, name: str) -> Tensor:
         """A feature of the host `[...]`, in its own unit."""
         column = next(i for i, feature in enumerate(BASE_FEATURES) if feature.name == name)
-        return td["features"][..., column] * BASE_FEATURES[column].unit
+        value: Tensor = td["features"][..., column] * BASE_FEATURES[column].unit
+        return value
 
     def slot(self, td: TensorDictBase, name: str) -> Tensor:
         """A feature of every slot `[..., slots]`, in its own unit."""
         column = next(i for i, feature in enumerate(SLOT_FEATURES) if feature.name == name)
         slots = td["features"][..., len(BASE_FEATURES) :].unflatten(-1, (self.spec.num_slots, len(SLOT_FEATURES)))
-        return slots[..., column] * SLOT_FEATURES[column].unit
+        values: Tensor = slots[..., column] * SLOT_FEATURES[column].unit
+        return values
 
     def rotation(self, td: TensorDictBase) -> Tensor:
         """The next plantable blueprint in turn `[...]`."""
@@ -168,7 +173,8 @@ class Heuristic(Baseline):
 def _plantable(policy: Baseline, td: TensorDictBase) -> Tensor:
     """`[..., blueprints]`; noop alone while nothing can be planted."""
     slots = policy.spec.num_slots
-    return td["action_mask"][..., slots : slots + policy.spec.num_blueprints].bool()
+    plantable: Tensor = td["action_mask"][..., slots : slots + policy.spec.num_blueprints].bool()
+    return plantable
 
 
 def _first(mask: Tensor) -> Tensor:

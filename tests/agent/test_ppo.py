@@ -173,6 +173,18 @@ def test_observation_statistics_stand_still_until_the_update_is_over():
     torch.testing.assert_close(moments.mean.float(), rollout["features"].flatten(0, 1).mean(0))
 
 
+def test_the_scale_of_rewards_makes_no_difference():
+    ends = []
+    for scale in (1.0, 1000.0):
+        policy = small_policy()
+        rollout = one_rollout(policy)
+        rollout["next", "reward"] *= scale
+        PPO(policy, FAST, num_envs=8, seed=0).update(rollout)
+        ends.append(weights(policy))
+    for key in ends[0]:
+        torch.testing.assert_close(ends[0][key], ends[1][key], atol=1e-3, rtol=0)
+
+
 def test_a_critic_that_does_not_suit_the_baseline_is_refused():
     with pytest.raises(ConfigError, match="critic='op'"):
         PPO(small_policy(critic="state"), FAST, num_envs=8)

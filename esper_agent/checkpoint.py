@@ -1,0 +1,80 @@
+"""Checkpoints: one file with everything a run needs to go on, written so that a crash never costs the last one."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FORMAT = "esper-checkpoint"
+VERSION = 1
+LAST, BEST = "last.pt", "best.pt"
+
+
+class CheckpointError(ValueError):
+    """A file that is no checkpoint of this package, or not a whole one; the message says which."""
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint, whole or not at all: a temporary file, flushed to disk, then renamed over `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save({"format": FORMAT, "version": VERSION, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a checkpoint. It is a pickle, which can run code: read only files you trust.
+
+    Raises:
+        CheckpointError: when the file is missing, damaged, foreign or of another version.
+    """
+    if not path.exists():
+        raise CheckpointError(f"There is no checkpoint at {path}.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=False)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, AttributeError, ImportError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or no checkpoint ({type(error).__name__}: {error}).") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(f"{path} was not written by this package.")
+    if content["version"] != VERSION:
+        raise CheckpointError(
+            f"{path} has checkpoint version {content['version']}; this package reads version {VERSION} only."
+        )
+    return content
+
+
+class CheckpointFolder:
+    """A run's checkpoints: `last.pt`, `best.pt`, and the newest `keep` by number of environment steps."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def save(self, content: Mapping[str, Any], steps: int, *, best: bool = False) -> None:
+        """Write the state after `steps` as the last, as the best if it is, and as one of the newest."""
+        numbered = self.folder / f"steps-{steps:012d}.pt"
+        write(numbered, content)
+        for name in (LAST, BEST) if best else (LAST,):
+            self._alias(numbered, self.folder / name)
+        for old in sorted(self.folder.glob("steps-*.pt"))[: -self.keep]:
+            old.unlink()
+
+    def _alias(self, numbered: Path, path: Path) -> None:
+        """Let `path` name the same file, at every moment either the old one or the new."""
+        temporary = path.with_name(f".{path.name}.new")
+        temporary.unlink(missing_ok=True)
+        os.link(numbered, temporary)
+        os.replace(temporary, path)

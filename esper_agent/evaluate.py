@@ -1,0 +1,172 @@
+"""Evaluation: whole episodes of any policy on held-out seeds, one row each."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import TensorDict
+from tensordict.nn import TensorDictModuleBase
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from esper_agent.policies.actor_critic import ActorCritic
+from esper_env.vector_env import SeedVectorEnv
+
+HELD_OUT_SEED = 1_000_000
+"""Evaluation uses seeds from here on; training seeds lie below."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """The outcome of one held-out episode."""
+
+    agent: str
+    task: str
+    training_seed: int
+    evaluation_seed: int
+    objective_return: float
+    shaped_return: float
+    committed_test_accuracy: float
+    final_params: int
+    flops: float
+    env_steps: int
+
+
+COLUMNS = tuple(field.name for field in fields(Episode))
+
+
+def held_out_seeds(episodes: int) -> list[int]:
+    """The first so many held-out seeds."""
+    return [HELD_OUT_SEED + i for i in range(episodes)]
+
+
+def evaluate(
+    policy: TensorDictModuleBase,
+    env_options: Mapping[str, Any],
+    seeds: Sequence[int],
+    *,
+    agent: str,
+    training_seed: int = -1,
+    deterministic: bool = True,
+    threads: int = 1,
+) -> list[Episode]:
+    """Play one episode per seed, all at once as one population.
+
+    Args:
+        policy: what `create_policy` makes.
+        env_options: arguments of the environment.
+        seeds: of the episodes, one each.
+        agent: name to put into the rows.
+        training_seed: seed that the policy was trained with, -1 for one that was not trained.
+        deterministic: act by the mode rather than by drawing (policies that do not learn ignore it).
+        threads: stacks of hosts run at the same time.
+    """
+    env = SeedVectorEnv(len(seeds), threads=threads, **env_options)
+    observation, _ = env.reset(seed=list(seeds))
+    memory = list(policy.state_keys) if isinstance(policy, ActorCritic) else []
+    state = policy.initial_state(len(seeds)) if memory else TensorDict({}, [len(seeds)])
+    state["is_init"] = torch.ones(len(seeds), 1, dtype=torch.bool)
+    playing = np.ones(len(seeds), bool)
+    objective, shaped, steps = np.zeros(len(seeds)), np.zeros(len(seeds)), np.zeros(len(seeds), int)
+    last: dict[str, np.ndarray[Any, Any]] = {}
+    mode = ExplorationType.DETERMINISTIC if deterministic else ExplorationType.RANDOM
+    while playing.any():
+        state.update({name: torch.from_numpy(array) for name, array in observation.items()})
+        with set_exploration_type(mode):
+            state = policy(state)
+        observation, reward, terminated, truncated, info = env.step(state["action"].numpy())
+        objective += np.where(playing, info["objective_reward"], 0.0)
+        shaped += np.where(playing, env.config.reward.gamma**steps * reward, 0.0)
+        steps += playing
+        for name in ("test_accuracy", "host_params", "seed_params", "flops"):
+            last[name] = np.where(playing, info[name], last.get(name, 0))
+        playing &= ~(terminated | truncated)
+        state.update({key: state["next", key] for key in memory})
+        state["is_init"] = torch.zeros(len(seeds), 1, dtype=torch.bool)
+    env.close()
+    return [
+        Episode(
+            agent=agent,
+            task=env.config.task,
+            training_seed=training_seed,
+            evaluation_seed=seed,
+            objective_return=float(objective[i]),
+            shaped_return=float(shaped[i]),
+            committed_test_accuracy=float(last["test_accuracy"][i]),
+            final_params=int(last["host_params"][i] + last["seed_params"][i]),
+            flops=float(last["flops"][i]),
+            env_steps=int(steps[i]),
+        )
+        for i, seed in enumerate(seeds)
+    ]
+
+
+def write_csv(path: Path, episodes: Iterable[Episode]) -> None:
+    """Write rows under `COLUMNS`, replacing what was there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(asdict(episode) for episode in episodes)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def estimate(values: Sequence[float], resamples: int = 2000) -> Estimate:
+    """Mean of `values` with the percentile bootstrap interval of the mean (Efron 1979), from a fixed stream."""
+    sample = np.asarray(values, float)
+    picks = np.random.default_rng(0).integers(len(sample), size=(resamples, len(sample)))
+    low, high = np.percentile(sample[picks].mean(1), [2.5, 97.5])
+    return Estimate(float(sample.mean()), float(low), float(high))
+
+
+SUMMARY = {
+    "objective return": "objective_return",
+    "committed test accuracy": "committed_test_accuracy",
+    "parameters": "final_params",
+    "GFLOP": "flops",
+}
+"""Columns of a summary, and the field of `Episode` each is the mean of."""
+
+
+def summarise(episodes: Iterable[Episode]) -> dict[str, dict[str, Estimate]]:
+    """For each agent, in order of appearance, the mean of every summary column."""
+    by_agent: dict[str, list[Episode]] = {}
+    for episode in episodes:
+        by_agent.setdefault(episode.agent, []).append(episode)
+    scale = {"GFLOP": 1e-9}
+    return {
+        agent: {
+            title: estimate([getattr(row, name) * scale.get(title, 1.0) for row in rows])
+            for title, name in SUMMARY.items()
+        }
+        for agent, rows in by_agent.items()
+    }
+
+
+def table(summary: Mapping[str, Mapping[str, Estimate]]) -> str:
+    """A summary as aligned text: mean and interval of every column, an agent a line."""
+    rows = [["agent", *SUMMARY]]
+    for agent, columns in summary.items():
+        rows.append([agent, *(f"{e.mean:.2f} [{e.low:.2f}, {e.high:.2f}]" for e in columns.values())])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

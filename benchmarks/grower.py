@@ -51,12 +51,16 @@ class Grower:
     """Choice of the tempo head."""
     alpha_target: int = 2
     """Choice of the alpha-target head; a seed whose target is below 1 stays BLENDING."""
+    released: Sequence[int] = (-1,)
+    """Bit masks of the slots that may leave TRAINING, by environment in turn."""
 
     def act(self, simulation: Simulation) -> Ints:
         """The next action of every environment."""
         vectors = waiting(simulation.envs)
         legal, slots = simulation.legality(), simulation.slots
-        legal[:, Op.ADVANCE] &= (slots.stage != Stage.TRAINING) | (slots.epochs_in_stage >= self.training_epochs)
+        masks = np.resize(self.released, simulation.envs)[:, None] >> np.arange(simulation.num_slots) & 1
+        trained = (slots.epochs_in_stage >= self.training_epochs) & masks.astype(bool)
+        legal[:, Op.ADVANCE] &= (slots.stage != Stage.TRAINING) | trained
         ready = legal[:, PRIORITY]
         first = ready.reshape(simulation.envs, -1).argmax(1)
         priority, slot = np.divmod(first, simulation.num_slots)

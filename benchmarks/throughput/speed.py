@@ -1,0 +1,225 @@
+"""Figures of speed: ratios of things that run in turn, and what a step spends beside its networks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from benchmarks.throughput.figures import Bar, Figure, Work, interleave, ratio
+from benchmarks.throughput.naive_observation import observe
+from benchmarks.throughput.states import (
+    ADD,
+    MIXES,
+    Styles,
+    alone,
+    blending,
+    naive,
+    naive_steps,
+    rotated,
+    steps,
+)
+from esper_env.actions import HEAD_INDEX, Style, head_sizes
+from esper_env.simulation import Simulation
+
+MANY = 32
+OBSERVED = 64
+ACTIVE_SETS = (0b111, 0b011, 0b101, 0b110, 0b001, 0b010, 0b100, 0b000)
+
+
+def without_seeds(rounds: int) -> list[Figure]:
+    """Hosts alone: many stacked, one, and the naive environment."""
+    sides = {
+        "naive": naive_steps([naive()]),
+        "K=1": steps([alone(1)], 4),
+        f"K={MANY}": steps([alone(MANY)]),
+    }
+    many, _, stacked = _compared("no seeds", sides, rounds)
+    return [_with_bar(many, 4.0), _with_bar(stacked, 7.0)]
+
+
+def three_blending(rounds: int) -> list[Figure]:
+    """Three blending seeds of mixed blueprints: many stacked, one, and the naive environment."""
+    many, single, stacked = _compared("three blending seeds", _blending_sides(ADD), rounds)
+    return [_with_bar(many, 2.0), _with_bar(stacked, 6.0), _with_bar(single, 2.2)]
+
+
+def mixed_styles(rounds: int) -> list[Figure]:
+    """The same with all styles mixed as well."""
+    return _compared("three blending seeds, all styles", _blending_sides(tuple(Style)), rounds)
+
+
+def _blending_sides(styles: Styles) -> dict[str, Work]:
+    return {
+        "naive": naive_steps([naive(mix, rotated(styles, i), i) for i, mix in enumerate(MIXES)]),
+        "K=1": steps([blending(1, [mix], rotated(styles, i)) for i, mix in enumerate(MIXES)]),
+        f"K={MANY}": steps([blending(MANY, MIXES, styles)]),
+    }
+
+
+def _compared(state: str, sides: dict[str, Work], rounds: int) -> list[Figure]:
+    """K = many against 1, 1 against naive, and many against naive."""
+    seconds = interleave(sides, rounds)
+    many = f"K={MANY}"
+
+    def against(slow: str, fast: str) -> Figure:
+        detail = {f"ms {side}": 1e3 * float(np.median(seconds[side])) for side in (slow, fast)}
+        return Figure(f"{state}: {fast} against {slow}", "×", seconds[slow] / seconds[fast], detail=detail)
+
+    return [against("K=1", many), against("naive", "K=1"), against("naive", many)]
+
+
+def _with_bar(figure: Figure, at_least: float) -> Figure:
+    return Figure(figure.name, figure.unit, figure.samples, Bar(at_least), figure.detail)
+
+
+def coalitions(rounds: int) -> list[Figure]:
+    """All coalitions against one validation pass of the main networks."""
+    states = {
+        "K=1, conv_light": blending(1, [["conv_light"]]),
+        f"K={MANY}, conv_light": blending(MANY, [["conv_light"]]),
+        f"K={MANY}, mixed blueprints": blending(MANY),
+        f"K={MANY}, mixed active sets": blending(MANY, active=ACTIVE_SETS),
+    }
+    return [
+        ratio(
+            f"8 coalitions against one pass: {name}",
+            {"all": _evaluations(state, everything=True), "main": _evaluations(state, everything=False)},
+            3 * rounds,
+            Bar(2.6, at_least=False),
+        )
+        for name, state in states.items()
+    ]
+
+
+def _evaluations(simulation: Simulation, *, everything: bool) -> Work:
+    active = simulation.alpha() > 0
+    main = (active @ (1 << np.arange(simulation.num_slots)))[:, None]
+    masks = np.arange(1 << simulation.num_slots) & main if everything else main
+    count = max(1, 16 // simulation.envs)
+
+    def work() -> int:
+        for _ in range(count):
+            simulation.population.evaluate(
+                np.ones(simulation.envs, bool), masks, simulation.alpha(), simulation.slots.algorithm
+            )
+        return count * simulation.envs
+
+    return work
+
+
+def two_threads(rounds: int) -> list[Figure]:
+    """One thread against two, by the clock on the wall."""
+    states: dict[str, Callable[[int], Simulation]] = {
+        "no seeds": lambda threads: alone(MANY, threads=threads),
+        "three blending seeds": lambda threads: blending(MANY, threads=threads),
+    }
+    return [
+        ratio(
+            f"two threads against one, K={MANY}: {name}",
+            {"1 thread": steps([make(1)]), "2 threads": steps([make(2)])},
+            rounds,
+            Bar(1.7),
+            clock=time.perf_counter,
+        )
+        for name, make in states.items()
+    ]
+
+
+def observation(rounds: int) -> list[Figure]:
+    """Encoding the observation against the naive environment's code, all slots active."""
+    simulation, env = blending(OBSERVED), naive(MIXES[0])
+    for _ in range(10):
+        env.step()
+    records = [env.record] * OBSERVED
+
+    def per_element() -> int:
+        np.array([observe(record, 50, 1_000.0) for record in records], np.float32)
+        return OBSERVED
+
+    def encoded() -> int:
+        for _ in range(20):
+            simulation.features()
+        return 20 * OBSERVED
+
+    seconds = interleave({"per element": per_element, "encoded": encoded}, 10 * rounds)
+    quick = seconds["encoded"]
+    detail = {f"µs {side}": 1e6 * float(np.median(values)) for side, values in seconds.items()}
+    return [
+        Figure(f"observation of {OBSERVED}: against per element", "×", seconds["per element"] / quick, Bar(50), detail),
+        Figure(f"observation of {OBSERVED}: per environment", "µs", 1e6 * quick, Bar(3, at_least=False)),
+    ]
+
+
+class Stopwatch:
+    """Processor time spent inside a simulation's networks, training and evaluating them."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self.seconds = 0.0
+        for name in ("grow", "evaluate"):
+            setattr(simulation.population, name, self._timed(getattr(simulation.population, name)))
+
+    def _timed(self, function: Callable[..., object]) -> Callable[..., object]:
+        def timed(*arguments: object) -> object:
+            begun = time.process_time()
+            result = function(*arguments)
+            self.seconds += time.process_time() - begun
+            return result
+
+        return timed
+
+    def split(self, work: Work) -> tuple[float, float]:
+        """Seconds of a piece of work outside the networks, and altogether."""
+        self.seconds, begun = 0.0, time.process_time()
+        work()
+        whole = time.process_time() - begun
+        return whole - self.seconds, whole
+
+
+def beside_the_networks(rounds: int) -> list[Figure]:
+    """What a step spends on everything but training and evaluating networks."""
+    figures = []
+    states: dict[str, Callable[[int], Simulation]] = {"no seeds": alone, "three blending seeds": blending}
+    for name, make in states.items():
+        for envs in (MANY, 1):
+            simulation = make(envs)
+            figures.append(_beside(f"{name}, K={envs}", simulation, steps([simulation], max(1, 8 // envs)), rounds))
+    simulation = alone(MANY)
+    figures.append(_beside(f"random play, K={MANY}", simulation, random_play(simulation, 4), rounds, barred=False))
+    return figures
+
+
+def _beside(name: str, simulation: Simulation, work: Work, rounds: int, *, barred: bool = True) -> Figure:
+    stopwatch = Stopwatch(simulation)
+    units = work()
+    outside, whole = np.array([stopwatch.split(work) for _ in range(rounds)]).T
+    per_step = 1e3 * simulation.envs / units
+    detail = {"ms outside": per_step * float(np.median(outside)), "ms step": per_step * float(np.median(whole))}
+    if simulation.envs > 1:
+        bar = Bar(5, at_least=False) if barred else None
+        return Figure(f"beside the networks: {name}", "%", 100 * outside / whole, bar, detail)
+    bar = Bar(0.7, at_least=False)
+    return Figure(f"beside the networks: {name}", "ms", per_step * outside, bar, detail)
+
+
+def random_play(simulation: Simulation, count: int, seed: int = 0) -> Work:
+    """Work: random legal actions, all pairs of op and slot alike, waiting seldom."""
+    rng = np.random.default_rng(seed)
+    sizes = head_sizes(simulation.num_slots, len(simulation.blueprints))
+    plantable = np.flatnonzero(simulation.plantable)
+
+    def work() -> int:
+        for _ in range(count):
+            weights = simulation.legality() * rng.random((simulation.envs, 6, simulation.num_slots))
+            weights[:, 0] *= 1e-3
+            op, slot = np.divmod(weights.reshape(simulation.envs, -1).argmax(1), simulation.num_slots)
+            action = rng.integers(0, sizes, (simulation.envs, len(sizes)))
+            action[:, HEAD_INDEX["op"]], action[:, HEAD_INDEX["slot"]] = op, slot
+            action[:, HEAD_INDEX["blueprint"]] = rng.choice(plantable, simulation.envs)
+            simulation.step(action)
+            simulation.features()
+            simulation.masks()
+        return count * simulation.envs
+
+    return work

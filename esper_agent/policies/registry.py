@@ -11,6 +11,7 @@ from tensordict.nn import TensorDictModuleBase
 
 from esper_agent.config import PolicyConfig
 from esper_agent.policies.actor_critic import ActorCritic
+from esper_agent.policies.baselines import BASELINES
 from esper_agent.policies.distribution import ActionLayout
 from esper_agent.policies.networks import PolicyNetwork, initialise
 from esper_agent.spec import EnvSpec
@@ -50,7 +51,8 @@ def create_policy(
     """Build a policy for an environment.
 
     Args:
-        name: one of `policy_names()`; `lstm`, `lstm-v1` (the ablation baseline) and `mlp` learn.
+        name: one of `policy_names()`; `lstm`, `lstm-v1` (the ablation baseline) and `mlp` learn, the others are
+            what they have to beat.
         env: a Gymnasium environment, single or vector, or its `EnvSpec`.
         device: where the policy shall live.
         seed: of the initial weights and of the actions drawn; fresh entropy when None.
@@ -90,3 +92,5 @@ def _network_policy(preset: PolicyConfig) -> PolicyFactory:
 register_policy("lstm", _network_policy(PolicyConfig()))
 register_policy("lstm-v1", _network_policy(PolicyConfig(width=128, head_width=64, blueprint_layers=2, critic="state")))
 register_policy("mlp", _network_policy(PolicyConfig(memory="none")))
+for _name, _baseline in BASELINES.items():
+    register_policy(_name, _baseline)

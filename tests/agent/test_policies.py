@@ -288,6 +288,16 @@ def test_a_registered_policy_can_be_created_and_a_name_is_taken_only_once():
         register_policy("lstm", build)
 
 
+@pytest.mark.parametrize("name", ["random", "wait", "schedule", "heuristic"])
+def test_policies_that_do_not_learn_are_found_by_name_and_act_legally(name):
+    td = observations(300)
+    td["is_init"] = torch.ones(300, 1, dtype=torch.bool)
+    action = create_policy(name, EnvSpec(), seed=0)(td)["action"]
+    layout = ActionLayout(3, 13)
+    log_prob = layout(torch.zeros(300, 41), td["action_mask"], td["slot_by_op"]).log_prob(action)
+    assert (log_prob > -10).all()
+
+
 def test_heads_are_named_as_the_action_is():
     network = create_policy("mlp", EnvSpec(), **SMALL).network
     assert tuple(network.heads) == HEAD_NAMES

@@ -1,0 +1,116 @@
+"""Recorded play: the actions that were taken, and a digest of every bit that each step led to."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from esper_env.actions import Op
+from esper_env.env import SeedEnv
+from esper_env.lifecycle.stages import Stage
+from esper_env.vector_env import SeedVectorEnv
+from tests.conftest import action
+from tests.properties.fingerprints import digest
+from tests.properties.players import Player
+
+HOSTS, STEPS, SEED = 4, 26, 11
+OPTIONS = {
+    "training": {"batches_per_epoch": 1, "batch_size": 16, "val_samples": 32},
+    "lifecycle": {"min_training_epochs": 1, "embargo_epochs": 1},
+    "max_epochs": STEPS,
+}
+OPENING = [
+    action(Op.GERMINATE, 0, "conv_small"),
+    action(Op.PRUNE, 0),
+    action(Op.GERMINATE, 1, "conv_light"),
+    action(Op.ADVANCE, 1),
+    action(Op.ADVANCE, 1),
+    action(),
+    action(),
+    action(Op.ADVANCE, 1),
+    action(Op.FOSSILIZE, 1),
+]
+"""How the first host begins, to be sure of every stage."""
+KINDS = {"single": SeedEnv, "vector": SeedVectorEnv}
+
+
+@dataclass
+class Recording:
+    """What replaying must lead to again."""
+
+    actions: list
+    digests: list
+    final: str
+    stages: set
+
+
+def make(kind, task, **more):
+    """An environment of either class; the vector one has several hosts."""
+    options = OPTIONS | {"task": task}
+    if kind == "single":
+        return SeedEnv(**options)
+    return SeedVectorEnv(HOSTS, **({"autoreset_mode": "disabled"} | options | more))
+
+
+def begin(env):
+    """Reset; returns the observation and the digest of all that it holds."""
+    observation, info = env.reset(seed=SEED)
+    return observation, digest(observation, info)
+
+
+def everything(env):
+    """The digest of all that the environment would save."""
+    return digest(env.get_state()["simulation"])
+
+
+def take(env, chosen):
+    """One step; returns the observation and the digest of all that it gave back."""
+    observation, reward, terminated, truncated, info = env.step(chosen)
+    return observation, digest(observation, np.asarray(reward), np.asarray([terminated, truncated]), info)
+
+
+def perform(env):
+    """Play the opening and then at random until the end, and record it."""
+    single = isinstance(env, SeedEnv)
+    player = Player(env.config.num_slots, np.random.default_rng(SEED))
+    observation, first = begin(env)
+    recording = Recording([], [first], "", {Stage.DORMANT})
+    for t in range(STEPS):
+        seen = {name: array[None] for name, array in observation.items()} if single else observation
+        vectors = player.eager(seen)
+        if t < len(OPENING):
+            vectors[0] = OPENING[t]
+        chosen = vectors[0] if single else vectors
+        observation, found = take(env, chosen)
+        recording.actions.append(chosen)
+        recording.digests.append(found)
+        recording.stages |= {Stage(stage) for stage in np.unique(env.unwrapped._simulation.slots.stage)}
+    recording.final = everything(env)
+    return recording
+
+
+def replay(env, actions):
+    """Begin anew and take these actions; returns the digests of all steps, and of everything at the end."""
+    found = [begin(env)[1], *(take(env, chosen)[1] for chosen in actions)]
+    return [*found, everything(env)]
+
+
+def resume(env, actions):
+    """Go on from the present state; returns the digests as `replay` does."""
+    return [*(take(env, chosen)[1] for chosen in actions), everything(env)]
+
+
+def disturb(env):
+    """Do something else with an instance, so that nothing of it may be left."""
+    env.reset(seed=SEED + 1)
+    planting = np.array(OPENING[0])
+    env.step(planting if isinstance(env, SeedEnv) else np.tile(planting, (HOSTS, 1)))
+
+
+def replay_elsewhere(jobs, connection):
+    """In a process of its own: replay from the start, and resume from a pickled state."""
+    for kind, task, more, actions, state in jobs:
+        env = make(kind, task, **more)
+        digests = replay(env, actions)
+        env.set_state(state)
+        connection.send((digests, resume(env, actions[STEPS // 2 :])))
+    connection.close()

@@ -1,0 +1,133 @@
+"""The same seed and actions lead to the same bits, however one gets there."""
+
+import multiprocessing
+import pickle
+from functools import cache
+
+import numpy as np
+import pytest
+
+from esper_env.lifecycle.stages import Stage
+from tests.properties import recordings
+from tests.properties.recordings import STEPS, disturb, make, perform, replay, replay_elsewhere, resume
+
+TASKS = ("digits", "digits_capable", "digits_deep", "shapes")
+CASES = [(kind, task) for task in TASKS for kind in recordings.KINDS]
+HALF = STEPS // 2
+
+
+@cache
+def recorded(kind, task):
+    return perform(make(kind, task))
+
+
+@cache
+def halfway(kind, task):
+    """An environment in the middle of its recording, to take states and forks from, and its state."""
+    env = make(kind, task)
+    env.reset(seed=recordings.SEED)
+    for action in recorded(kind, task).actions[:HALF]:
+        env.step(action)
+    return env, env.get_state()
+
+
+@cache
+def elsewhere():
+    """The recordings replayed and resumed in a spawned process."""
+    here, there = multiprocessing.get_context("spawn").Pipe()
+    jobs = [(kind, task, {}, recorded(kind, task).actions, halfway(kind, task)[1]) for kind, task in CASES]
+    process = multiprocessing.get_context("spawn").Process(target=replay_elsewhere, args=(jobs, there))
+    process.start()
+    there.close()
+    found = {case: here.recv() for case in CASES}
+    process.join()
+    assert process.exitcode == 0
+    return found
+
+
+def all_of(kind, task):
+    recording = recorded(kind, task)
+    return [*recording.digests, recording.final]
+
+
+def second_half(kind, task):
+    return all_of(kind, task)[HALF + 1 :]
+
+
+@pytest.mark.parametrize(("kind", "task"), CASES)
+def test_the_recordings_have_seeds_in_every_stage(kind, task):
+    expected = set(Stage) - {Stage.UNKNOWN}
+    assert recorded(kind, task).stages == expected
+    assert len(set(recorded(kind, task).digests)) == STEPS + 1
+
+
+@pytest.mark.parametrize(("kind", "task"), CASES)
+def test_another_instance_repeats_it_and_so_does_the_same_one_again(kind, task):
+    env = make(kind, task)
+    assert replay(env, recorded(kind, task).actions) == all_of(kind, task)
+    disturb(env)
+    assert replay(env, recorded(kind, task).actions) == all_of(kind, task)
+
+
+@pytest.mark.parametrize(("kind", "task"), CASES)
+def test_a_spawned_process_repeats_it(kind, task):
+    assert elsewhere()[kind, task][0] == all_of(kind, task)
+
+
+@pytest.mark.parametrize(("kind", "task"), CASES)
+def test_a_spawned_process_goes_on_from_a_saved_state(kind, task):
+    assert elsewhere()[kind, task][1] == second_half(kind, task)
+
+
+@pytest.mark.parametrize(("kind", "task"), CASES)
+def test_a_fork_goes_on_alike_and_leaves_its_origin_alone(kind, task):
+    origin, _ = halfway(kind, task)
+    before = recordings.everything(origin)
+    fork = origin.fork()
+    assert resume(fork, recorded(kind, task).actions[HALF:]) == second_half(kind, task)
+    assert recordings.everything(origin) == before
+
+
+@pytest.mark.parametrize(("kind", "task"), CASES)
+def test_a_pickled_state_goes_on_alike_wherever_it_is_set(kind, task):
+    state = pickle.loads(pickle.dumps(halfway(kind, task)[1]))
+    env = make(kind, task)
+    disturb(env)
+    for _ in range(2 if task == "digits" else 1):  # the state is not used up
+        env.set_state(state)
+        assert resume(env, recorded(kind, task).actions[HALF:]) == second_half(kind, task)
+
+
+@pytest.mark.parametrize(("kind", "task"), CASES)
+def test_a_pickled_environment_goes_on_alike(kind, task):
+    env = pickle.loads(pickle.dumps(halfway(kind, task)[0]))
+    assert resume(env, recorded(kind, task).actions[HALF:]) == second_half(kind, task)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_two_threads_repeat_what_two_threads_did(task):
+    actions = recorded("vector", task).actions
+    threaded = [make("vector", task, threads=2) for _ in range(2)]
+    one, other = (replay(env, actions) for env in threaded)
+    assert one == other
+    for env in threaded:
+        env.close()
+
+
+def test_two_threads_do_what_one_does_with_the_same_stacks():
+    actions = recorded("vector", "digits_deep").actions
+    threaded, plain = make("vector", "digits_deep", threads=2), make("vector", "digits_deep", chunk=2)
+    assert replay(threaded, actions) == replay(plain, actions)
+    threaded.close()
+
+
+def test_later_episodes_of_a_seeded_environment_repeat_too():
+    """What `reset()` without a seed draws belongs to the state as well."""
+    for kind in recordings.KINDS:
+        env = make(kind, "digits")
+        env.reset(seed=3)
+        fork = env.fork()
+        (one, _), (other, _) = env.reset(), fork.reset()
+        np.testing.assert_array_equal(one["features"], other["features"])
+        env.reset(seed=3)
+        np.testing.assert_array_equal(env.reset()[0]["features"], one["features"])

@@ -1,7 +1,9 @@
 """How well a grown network ends against how long its seeds trained before they were blended in.
 
 A seed in TRAINING changes nothing yet, and without the proximal term nothing in its gradient feels its own
-output. This measures what that costs, on `digits`: final validation accuracy of the committed network.
+output. This measures what that costs, on `digits`: final validation accuracy of the committed network, and how
+many seeds were made permanent. Gate G2 refuses a seed whose gradients explode, so one that trained too long stays
+in TRAINING and is lost.
 
     python -m benchmarks.training_length [--json FILE] [--episodes N]
 """
@@ -9,6 +11,7 @@ output. This measures what that costs, on `digits`: final validation accuracy of
 from __future__ import annotations
 
 import argparse
+import sys
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -48,14 +51,14 @@ def measure(blueprint: str, proximal: float, length: int, episodes: int) -> dict
 
 
 def show(rows: list[dict[str, Any]]) -> str:
-    """One line per blueprint and λ, one column per length; accuracy as mean ± standard deviation."""
+    """One line per blueprint and λ, one column per length: accuracy as mean ± standard deviation (fossils)."""
     cells = {(row["blueprint"], row["proximal"], row["training_epochs"]): row for row in rows}
     lines = []
     for blueprint, proximal in product(BLUEPRINTS, PROXIMAL):
         found = [cells[blueprint, proximal, length] for length in LENGTHS]
         lines.append(
             [f"{blueprint}  λ = {proximal:g}"]
-            + [f"{row['committed_accuracy']:.1f} ± {row['deviation']:.1f}" for row in found]
+            + [f"{row['committed_accuracy']:.1f} ± {row['deviation']:.1f} ({row['fossilized']:.1f})" for row in found]
         )
     return table(["epochs of TRAINING", *map(str, LENGTHS)], lines)
 
@@ -66,11 +69,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=RESULTS / "training_length.json")
     parser.add_argument("--episodes", type=int, default=8)
     arguments = parser.parse_args()
-    rows = []
-    for blueprint, proximal, length in product(BLUEPRINTS, PROXIMAL, LENGTHS):
+    combinations, rows = list(product(BLUEPRINTS, PROXIMAL, LENGTHS)), []
+    for blueprint, proximal, length in combinations:
         rows.append(measure(blueprint, proximal, length, arguments.episodes))
-        print(f"\r{len(rows)} of {len(BLUEPRINTS) * len(PROXIMAL) * len(LENGTHS)}", end="", flush=True)
-    print("\r" + show(rows))
+        print(f"\r{len(rows)} of {len(combinations)}", end="", file=sys.stderr, flush=True)
+    print("\n" + show(rows))
     settings = {"task": "digits", "epochs": EPOCHS, "slots": 3, "tempo": "STANDARD", "style": "SIGMOID_ADD"}
     write_json(arguments.json, "training_length", settings, rows)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from esper_env.arrays import Bools, Floats, Ints
 from esper_env.growth.optimizer import BankUpdate, Rates, StackedSgd
+from esper_env.lifecycle.stages import BLENDED, Stage
 from esper_env.network.network import StackedNetwork
 
 VANISHING, EXPLODING = 1e-7, 10.0
@@ -83,7 +84,8 @@ def train_epoch(
         sgd.step(mean.sum())
         loss_sum += mean.detach() * len(batch)
     loss = (loss_sum / order.shape[1]).double().cpu().numpy()
-    return loss, gradient_stats(sgd.banks, slots.stage.shape, -(-order.shape[1] // batch_size))
+    running = (slots.stage == Stage.TRAINING) | BLENDED[slots.stage]
+    return loss, gradient_stats(sgd.banks, running, -(-order.shape[1] // batch_size))
 
 
 def gather_targets(targets: Tensor, batch: Tensor, instance: Tensor | None) -> Tensor:
@@ -92,18 +94,22 @@ def gather_targets(targets: Tensor, batch: Tensor, instance: Tensor | None) -> T
     return rows.T
 
 
-def gradient_stats(banks: list[BankUpdate], shape: tuple[int, ...], batches: int) -> GradientStats:
-    """Turn the sums over an epoch into health and flags: per tensor, by the norm averaged over its batches."""
-    stats = GradientStats.unmeasured((shape[0], shape[1]))
+def gradient_stats(banks: list[BankUpdate], running: Bools, batches: int) -> GradientStats:
+    """Turn the sums over an epoch into health and flags: per tensor, by the norm averaged over its batches.
+
+    Only seeds that are `running [envs, slots]` are measured; others may share their bank.
+    """
+    stats = GradientStats.unmeasured((running.shape[0], running.shape[1]))
     for bank in banks:
-        held = len(bank.bank.envs)
         envs, slot = np.array(bank.bank.envs), bank.key[0]
-        norms = (bank.norm_sum[:held] / batches).double().cpu().numpy()
-        total = (bank.total_sum[:held] / batches).double().cpu().numpy()
+        rows = np.flatnonzero(running[envs, slot])
+        envs = envs[rows]
+        norms = (bank.norm_sum[rows] / batches).double().cpu().numpy()
+        total = (bank.total_sum[rows] / batches).double().cpu().numpy()
         counted = np.ones(norms.shape, bool)
         if bank.gated is not None:
             gate_tensors = len(bank.stacks[1].shapes)
-            counted[:, -gate_tensors:] = bank.gated[:held].cpu().numpy()[:, None]
+            counted[:, -gate_tensors:] = bank.gated[rows].cpu().numpy()[:, None]
         tensors = counted.sum(1)
         vanishing = counted & (norms < VANISHING)
         exploding = counted & ~(norms <= EXPLODING)

@@ -55,24 +55,29 @@ class BankUpdate:
         self.index = torch.from_numpy(index).to(device)
         self.stacks: list[Stack] = [bank.seeds]
         self.step_sizes = [self.step_size]
+        self.retained: list[float | Tensor] = [rates.momentum]
+        """Share of its momentum that each stack keeps per batch; a gate that is not used keeps all of it."""
         self.gated = None
         if gated is not None and bank.gates is not None:
             channels = gated.shape[0] // rows
             self.gated = gated.view(rows, channels)[:, 0]
             self.stacks.append(bank.gates)
             self.step_sizes.append(self.step_size * self.gated.unsqueeze(1))
+            self.retained.append(torch.where(self.gated, rates.momentum, 1.0).unsqueeze(1))
         self.tensors = sum(len(stack.shapes) for stack in self.stacks)
         self.norm_sum = torch.zeros((rows, self.tensors), device=device)
         self.total_sum = torch.zeros(rows, device=device)
 
     def measure(self, grads: Sequence[Tensor]) -> Tensor:
         """Add this batch's gradient norms to the statistics; returns squared norms of the rows."""
-        squares = torch.stack(
-            [part.flatten(1).sum(1) for stack, grad in zip(self.stacks, grads, strict=True)
-             for part in stack.split(grad.square()).values()], 1,
-        )  # fmt: skip
-        self.norm_sum += squares.sqrt()
-        total = squares.sum(1)
+        squares = [
+            part.flatten(1).sum(1)
+            for stack, grad in zip(self.stacks, grads, strict=True)
+            for part in stack.split(grad.square()).values()
+        ]
+        self.norm_sum += torch.stack(squares, 1).sqrt()
+        # One after the other: a gate that only neighbours have adds zeros, but would change the order of a sum.
+        total = sum(squares[1:], squares[0])
         self.total_sum += total.sqrt()
         return total
 
@@ -118,11 +123,13 @@ class StackedSgd:
             scale = self._clip(square)
             if bank.fossil is not None:
                 scale = torch.where(bank.fossil, host_scale[bank.index], scale)
-            for stack, step_size, grad in zip(bank.stacks, bank.step_sizes, bank_grads, strict=True):
+            for stack, step_size, retained, grad in zip(
+                bank.stacks, bank.step_sizes, bank.retained, bank_grads, strict=True
+            ):
                 grad = grad * scale.unsqueeze(1)
                 if bank.decay is not None:
                     grad += stack.value * bank.decay
-                stack.momentum.mul_(self.rates.momentum).add_(grad)
+                stack.momentum.mul_(retained).add_(grad)
                 stack.value.addcmul_(stack.momentum, step_size)
         network, rates = self.network, self.rates
         grad = (trunk * host_scale.unsqueeze(1)).add_(network.trunk.value, alpha=rates.weight_decay)

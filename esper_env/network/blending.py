@@ -19,6 +19,7 @@ from torch.autograd.function import Function
 from esper_env.actions import Algorithm
 from esper_env.arrays import Bools, Floats, Ints
 from esper_env.lifecycle.stages import BLENDED, Stage
+from esper_env.network.layers import rescale
 
 
 def as_rows(x: Tensor, n: int) -> Tensor:
@@ -179,5 +180,5 @@ def correct(delta: Tensor, x: Tensor, multiply: Tensor | None, gate: Tensor | No
         u = torch.where(multiply.view(1, -1, 1, 1), x * torch.tanh(delta), u)
     if gate is not None and openness is not None:
         per_channel = openness.repeat_interleave(delta.shape[1] // openness.shape[1], 1)
-        u = torch.where(gate.view(1, -1, 1, 1), delta * per_channel, u)
+        u = torch.where(gate.view(1, -1, 1, 1), rescale(delta, per_channel), u)
     return u

@@ -71,7 +71,7 @@ class Attention(Blueprint):
     def delta(self, p: Mapping[str, Tensor], x: Tensor) -> Tensor:
         pooled = layers.pool_to_vectors(x, p["squeeze"].shape[0])
         excitation = layers.linear(F.silu(layers.linear(pooled, p["squeeze"])), p["excite"])
-        return x * layers.vectors_to_maps(torch.tanh(excitation))
+        return layers.rescale(x, layers.vectors_to_maps(torch.tanh(excitation)))
 
 
 class _Convolutions(Blueprint):

@@ -7,11 +7,14 @@ kernel stays in this file. For n ≥ 2 all of them give each network the same bi
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import Function
 
 Float32 = npt.NDArray[np.float32]
 
@@ -39,9 +42,39 @@ def group_norm(x: Tensor, n: int, scale: Tensor | None = None, shift: Tensor | N
     return F.group_norm(x, groups, scale.flatten(), shift.flatten())
 
 
+class _Rescale(Function):
+    """Maps times a factor per channel, whose gradient sums do not depend on how many channels are stacked.
+
+    Those of a plain product do: torch adds up columns of channels_last maps in blocks, and the order within a
+    column depends on its block.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: Tensor) -> Tensor:
+        ctx.save_for_backward(x, factor)
+        return x * factor
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, factor = ctx.saved_tensors
+        back = grad * factor if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return back, None
+        product = grad * x
+        if len(factor) == 1:
+            return back, product.transpose(0, 1).contiguous().flatten(1).sum(1).view(factor.shape)
+        return back, F.avg_pool2d(product, product.shape[2:]) * (product.shape[2] * product.shape[3])
+
+
+def rescale(x: Tensor, factor: Tensor) -> Tensor:
+    """Multiply maps by a factor per channel, `[batch, n * channels, 1, 1]`, or the same for the batch with 1."""
+    scaled: Tensor = _Rescale.apply(x, factor)  # type: ignore[no-untyped-call]
+    return scaled
+
+
 def channel_scale(x: Tensor, scale: Tensor) -> Tensor:
     """Multiply each channel by its own factor; scale `[n, channels]`."""
-    return x * scale.reshape(1, -1, 1, 1)
+    return rescale(x, scale.reshape(1, -1, 1, 1))
 
 
 def pool_to_vectors(x: Tensor, n: int) -> Tensor:

@@ -1,0 +1,307 @@
+"""Training: collect, learn, log, keep."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from esper_agent import checkpoint
+from esper_agent.config import PPOConfig
+from esper_agent.evaluate import evaluate
+from esper_agent.learning.ppo import PPO
+from esper_agent.loggers import EpisodesFile, MetricsFile, send, service
+from esper_agent.metrics import Metrics, rollout_metrics, warnings
+from esper_agent.policies.actor_critic import ActorCritic
+from esper_agent.policies.registry import create_policy
+from esper_agent.rollout import make_rollouts
+from esper_agent.spec import EnvSpec
+from esper_env.config import ConfigError, Options, check_number, unknown_name
+from esper_env.env import SeedEnv
+
+SELECTION_SEED = 900_000
+"""Seeds from here on choose the best checkpoint: neither trained on nor held out for the final evaluation."""
+
+
+@dataclass(frozen=True)
+class TrainConfig(Options):
+    """A training run."""
+
+    run: str = "runs/default"
+    """Folder of the run."""
+    task: str = "digits"
+    """Task to train on."""
+    env: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of the environment."""
+    policy: str = "lstm"
+    """Name of the policy: lstm, lstm-v1, mlp, or a registered one that learns."""
+    policy_options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the policy."""
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    """How the policy learns."""
+    steps: int = 150_000
+    """Environment steps to train for, all environments together."""
+    num_envs: int = 32
+    """Environments."""
+    rollout_steps: int | None = None
+    """Steps per rollout and environment; whole episodes when None."""
+    seed: int = 0
+    """Seed of everything: hosts, weights, actions and minibatches."""
+    backend: str = "batched"
+    """Where the environments run: batched, parallel or ray."""
+    threads: int = 2
+    """Threads of the batched environment."""
+    workers: int = 2
+    """Processes of the other backends."""
+    step_timeout: float = 600.0
+    """Seconds after which a silent worker is an error; longer than the longest update."""
+    checkpoint_interval: int = 5
+    """Updates between checkpoints."""
+    keep: int = 3
+    """Newest checkpoints that are kept beside the last and the best."""
+    evaluation_episodes: int = 16
+    """Episodes on seeds of their own by which the best checkpoint is chosen; 0 for none."""
+    evaluation_interval: int = 10
+    """Updates between these evaluations."""
+    loggers: tuple[str, ...] = ()
+    """Beside the CSV: tensorboard, wandb, mlflow."""
+    device: str = "cpu"
+    """Device of the policy; that of the environment is one of its own arguments."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "num_envs", "threads", "workers", "checkpoint_interval", "keep", "evaluation_interval"):
+            check_number(name, getattr(self, name), 1, whole=True)
+        check_number("evaluation_episodes", self.evaluation_episodes, 0, whole=True)
+        check_number("seed", self.seed, 0, SELECTION_SEED - 10_000, whole=True)
+        if self.rollout_steps is not None:
+            check_number("rollout_steps", self.rollout_steps, 1, whole=True)
+        if "task" in self.env:
+            raise ConfigError("Give task as an argument of its own, not inside env.")
+
+    @property
+    def env_options(self) -> dict[str, Any]:
+        """Arguments of the environment."""
+        return {"task": self.task, **self.env}
+
+
+class Training:
+    """A run in progress: everything that a checkpoint holds, and where its files are."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.folder = Path(config.run)
+        env = SeedEnv(**config.env_options)
+        if env.config.reward.gamma != config.ppo.gamma:
+            raise ConfigError(
+                f"ppo.gamma is {config.ppo.gamma} but the environment's reward has gamma {env.config.reward.gamma}: "
+                "with different ones the shaping no longer cancels. Set both to the same."
+            )
+        self.rollout_steps = config.rollout_steps or env.config.max_epochs
+        options = {"critic": config.ppo.critic, **config.policy_options}
+        policy = create_policy(config.policy, EnvSpec.of(env), device=config.device, seed=config.seed, **options)
+        if not isinstance(policy, ActorCritic):
+            raise ConfigError(f"Policy {config.policy!r} does not learn; choose one that does, such as 'lstm'.")
+        self.policy = policy
+        self.ppo = PPO(policy, config.ppo, num_envs=config.num_envs, seed=config.seed)
+        self.rollouts = make_rollouts(
+            config.backend,
+            policy,
+            num_envs=config.num_envs,
+            steps=self.rollout_steps,
+            env_options=config.env_options,
+            seed=config.seed * 1000,
+            threads=config.threads,
+            workers=config.workers,
+            step_timeout=config.step_timeout,
+        )
+        self.checkpoints = checkpoint.CheckpointFolder(self.folder / "checkpoints", config.keep)
+        self.metrics_file = MetricsFile(self.folder / "metrics.csv")
+        self.episodes_file = EpisodesFile(self.folder / "episodes.jsonl")
+        self.steps, self.updates = 0, 0
+        self.best = float("-inf")
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the run depends on."""
+        return {
+            "config": asdict(self.config),
+            "policy": self.policy.state_dict(),
+            "ppo": self.ppo.state_dict(),
+            "rollouts": self.rollouts.state_dict(),
+            "counters": {"steps": self.steps, "updates": self.updates, "best": self.best},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was taken; files are cut back to that moment."""
+        self.policy.load_state_dict(state["policy"])
+        self.ppo.load_state_dict(state["ppo"])
+        self.rollouts.load_state_dict(state["rollouts"])
+        self.steps, self.updates, self.best = (state["counters"][name] for name in ("steps", "updates", "best"))
+        self.metrics_file.resume(self.updates)
+        self.episodes_file.resume(self.updates)
+
+    def update(self) -> Metrics:
+        """Collect one rollout and learn from it."""
+        begun = time.perf_counter()
+        rollout = self.rollouts.collect()
+        collected = time.perf_counter()
+        metrics = rollout_metrics(rollout) | self.ppo.update(rollout)
+        self.rollouts.sync()
+        self.steps += rollout.numel()
+        self.updates += 1
+        self.episodes_file.write(rollout, self.updates)
+        if self.config.evaluation_episodes and self.updates % self.config.evaluation_interval == 0:
+            metrics |= self.evaluate()
+        total = time.perf_counter() - begun
+        spent = self.rollouts.seconds | {"learning": time.perf_counter() - collected}
+        speed = {"speed/steps_per_second": rollout.numel() / total}
+        speed |= {f"speed/{name}": seconds / total for name, seconds in spent.items()}
+        return {"steps": float(self.steps), "updates": float(self.updates)} | metrics | speed
+
+    def evaluate(self) -> Metrics:
+        """How good the policy is on the seeds that choose the best checkpoint."""
+        seeds = [SELECTION_SEED + i for i in range(self.config.evaluation_episodes)]
+        rows = evaluate(
+            self.policy, self.config.env_options, seeds, agent=self.config.policy, threads=self.config.threads
+        )
+        return {
+            "evaluation/objective_return": sum(row.objective_return for row in rows) / len(rows),
+            "evaluation/committed_test_accuracy": sum(row.committed_test_accuracy for row in rows) / len(rows),
+        }
+
+    def keep(self, metrics: Metrics, *, anyway: bool = False) -> None:
+        """Write a checkpoint when it is time, or when the policy is the best so far."""
+        result = metrics.get("evaluation/objective_return", float("-inf"))
+        is_best = result > self.best
+        self.best = max(self.best, result)
+        if anyway or is_best or self.updates % self.config.checkpoint_interval == 0:
+            self.checkpoints.save(self.state_dict(), self.steps, best=is_best)
+
+
+def train(config: TrainConfig, *, resume: bool = False, show: Callable[[str], None] | None = None) -> bool:
+    """Train until `config.steps`, or until interrupted.
+
+    Args:
+        config: the run. An existing run is only continued, never overwritten.
+        resume: continue from the last checkpoint in `config.run`.
+        show: what prints a line about each update.
+
+    Returns:
+        False when a signal ended the run early; its checkpoint is written then as well.
+    """
+    show = show or _print
+    training = Training(config)
+    try:
+        _open(training, resume)
+        services = [service(name, training.folder, training.folder.name) for name in config.loggers]
+        with single_thread(), interruptible() as interrupted:
+            while training.steps < config.steps and not interrupted.is_set():
+                metrics = training.update()
+                training.metrics_file.write(metrics)
+                for logger in services:
+                    send(logger, metrics, training.steps)
+                finished = training.steps >= config.steps
+                training.keep(metrics, anyway=finished or interrupted.is_set())
+                show(progress_line(metrics, config.steps))
+                for warning in warnings(metrics):
+                    show(f"  warning: {warning}")
+        return not interrupted.is_set() or training.steps >= config.steps
+    finally:
+        training.rollouts.close()
+
+
+def _open(training: Training, resume: bool) -> None:
+    last = training.checkpoints.folder / checkpoint.LAST
+    if resume:
+        training.load_state_dict(checkpoint.read(last))
+        return
+    if last.exists():
+        raise ConfigError(f"{training.folder} holds a run already: continue it with --resume, or choose another --run.")
+    training.folder.mkdir(parents=True, exist_ok=True)
+    (training.folder / "config.json").write_text(json.dumps(asdict(training.config), indent=2) + "\n")
+
+
+def load_config(run: Path) -> TrainConfig:
+    """The configuration of an existing run."""
+    path = run / "config.json"
+    if not path.exists():
+        raise ConfigError(f"There is no run in {run}: {path.name} is missing.")
+    values = json.loads(path.read_text())
+    values["ppo"] = PPOConfig.from_mapping("ppo", values["ppo"])
+    values["loggers"] = tuple(values["loggers"])
+    return TrainConfig.from_mapping("training", values | {"run": str(run)})
+
+
+def load_policy(run: Path, which: str = "best") -> tuple[ActorCritic, TrainConfig]:
+    """The trained policy of a run, `best` or `last`; the last where there is no best."""
+    if which not in ("best", "last"):
+        raise ConfigError(unknown_name("checkpoint", which, ("best", "last")))
+    config = load_config(run)
+    folder = run / "checkpoints"
+    path = folder / (checkpoint.BEST if which == "best" and (folder / checkpoint.BEST).exists() else checkpoint.LAST)
+    env = SeedEnv(**config.env_options)
+    options = {"critic": config.ppo.critic, **config.policy_options}
+    policy = create_policy(config.policy, EnvSpec.of(env), seed=config.seed, **options)
+    policy.load_state_dict(checkpoint.read(path)["policy"])
+    return policy, config  # type: ignore[return-value]
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """Torch on one thread: hosts and policy are small, and bits depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """Turn Ctrl-C and SIGTERM into a flag while the block runs; a second Ctrl-C interrupts at once."""
+    interrupted = threading.Event()
+
+    def note(number: int, frame: object) -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        interrupted.set()
+        print("Finishing this update, then saving; interrupt again to stop at once.", file=sys.stderr, flush=True)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def progress_line(metrics: Metrics, steps: int) -> str:
+    """One update in one line."""
+    parts = [f"{metrics['steps']:>9,.0f}/{steps:,} steps", f"{metrics['speed/steps_per_second']:.0f}/s"]
+    for title, name, form in (
+        ("return", "episode/objective_return", ".2f"),
+        ("committed", "episode/committed_test_accuracy", ".1f"),
+        ("fossilized", "episode/seeds_fossilized", ".2f"),
+        ("op entropy", "entropy/op", ".2f"),
+        ("KL", "update/last_kl", ".4f"),
+        ("held-out", "evaluation/objective_return", ".2f"),
+    ):
+        if name in metrics:
+            parts.append(f"{title} {metrics[name]:{form}}")
+    return "  ".join(parts)
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)

@@ -114,6 +114,7 @@ class Simulation:
         self.counters = Counters.zero(envs)
         self.streams = [Streams.of(0) for _ in range(envs)]
         self.terms: Terms = {name: np.zeros(envs) for name in self._term_names()}
+        self._loaded: list[int | None] = [None] * envs
 
     # Episodes
 
@@ -158,8 +159,12 @@ class Simulation:
         return list(reward.terms(still, self.config.reward))
 
     def _load_data(self, env: int) -> None:
-        streams = self.streams[env].data() if self.task.source.generated else None
-        self.population.put_data(env, self.task.source.load(streams), self.config.training.val_samples)
+        """Put an environment's data in its place, unless that of the same seed is there already."""
+        streams, source = self.streams[env], self.task.source
+        if self._loaded[env] != streams.seed:
+            data = source.load(streams.data() if source.generated else None)
+            self.population.put_data(env, data, self.config.training.val_samples)
+            self._loaded[env] = streams.seed
 
     # The step
 

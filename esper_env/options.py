@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -41,6 +41,8 @@ def resolve(options: Mapping[str, Any]) -> tuple[EnvConfig, Task]:
     check_flag("download", asked.download)
     if asked.on_panic not in ON_PANIC:
         raise ConfigError(unknown_name("on_panic", asked.on_panic, ON_PANIC))
+    if not isinstance(asked.data_dir, str | None):
+        raise ConfigError(f"data_dir must be a path as a string, got {asked.data_dir!r}.")
     _check_device(asked.device)
     config = EnvConfig(
         task=task.name,
@@ -72,7 +74,7 @@ def _blueprints(asked: Any, topology: str) -> tuple[str, ...]:
     suited = tuple(row.name for row in BLUEPRINTS if topology in row.topologies)
     if asked is None:
         return suited
-    if isinstance(asked, str) or not all(isinstance(name, str) for name in asked):
+    if not isinstance(asked, Collection) or isinstance(asked, str) or not all(isinstance(n, str) for n in asked):
         raise ConfigError(f"blueprints must be a list of names, got {asked!r}.")
     for name in asked:
         if name not in suited:

@@ -50,6 +50,6 @@ def observe(simulation: Simulation) -> Observation:
 def split_mask(
     action_mask: npt.NDArray[np.int8], num_slots: int, num_blueprints: int
 ) -> tuple[npt.NDArray[np.int8], ...]:
-    """The flat mask by head, as `action_space.sample(mask=...)` takes it."""
+    """The flat mask by head, copied, as `action_space.sample(mask=...)` takes it."""
     ends = np.cumsum(head_sizes(num_slots, num_blueprints))[:-1]
-    return tuple(np.split(action_mask, ends, -1))
+    return tuple(np.split(action_mask.copy(), ends, -1))

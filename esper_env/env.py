@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import gymnasium
 import numpy as np
@@ -12,6 +12,7 @@ from gymnasium.error import ResetNeeded
 from torch import nn
 
 from esper_env.actions import as_vectors
+from esper_env.arrays import Ints
 from esper_env.config import ConfigError, EnvConfig
 from esper_env.info import report
 from esper_env.lifecycle.stages import Stage
@@ -25,7 +26,7 @@ MAX_SEED = 2**63
 _ONE = np.ones(1, bool)
 
 
-class SeedEnv(gymnasium.Env[Observation, npt.NDArray[np.int64]]):
+class SeedEnv(gymnasium.Env[Observation, Ints]):
     """An agent grows a neural network while it trains.
 
     ## Description
@@ -122,7 +123,7 @@ independent heads can not express |
     ((112,), [3, 13, 4, 3, 3, 4, 5, 6])
     >>> action = [0, 1, 2, 1, 2, 0, 0, 1]  # GERMINATE a conv_light in slot 0
     >>> observation, reward, terminated, truncated, info = env.step(action)
-    >>> bool(info["action_executed"]), info["stage"].tolist(), bool(reward == sum(info["reward_terms"].values()))
+    >>> info["action_executed"], info["stage"].tolist(), reward == sum(info["reward_terms"].values())
     (True, [2, 1, 1], True)
 
     ```
@@ -182,7 +183,7 @@ val_samples |
         self._running = self._begun = True
         return self._observe()
 
-    def step(self, action: npt.NDArray[np.int64]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Ints) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Carry out an action and train one epoch; an illegal action runs as WAIT."""
         if not self._running:
             problem = "The episode is over" if self._begun else "No episode has begun"
@@ -194,8 +195,10 @@ val_samples |
 
     def _observe(self) -> tuple[Observation, dict[str, Any]]:
         observation = {name: array[0] for name, array in observe(self._simulation).items()}
-        info: dict[str, Any] = {name: array[0] for name, array in report(self._simulation).items()}
-        info["reward_terms"] = {name: term[0] for name, term in self._simulation.terms.items()}
+        info: dict[str, Any] = {
+            name: array[0] if array.ndim > 1 else array.item() for name, array in report(self._simulation).items()
+        }
+        info["reward_terms"] = {name: term.item() for name, term in self._simulation.terms.items()}
         info["action_mask"] = split_mask(observation["action_mask"], self.config.num_slots, self._blueprints)
         return observation, info
 
@@ -205,29 +208,31 @@ val_samples |
 
     # States
 
+    _EVOLVING = ("_running", "_begun", "_np_random", "_np_random_seed")
+
     def get_state(self) -> dict[str, Any]:
         """Everything that evolves, as an independent, picklable copy."""
-        shell = {"running": self._running, "begun": self._begun, "np_random": self._np_random}
-        return pack(self._simulation, shell)
+        return pack(self._simulation, {name: getattr(self, name) for name in self._EVOLVING})
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from a state; one that is foreign, older or of another configuration is refused."""
-        shell = unpack(self._simulation, state)
-        self._running, self._begun, self._np_random = shell["running"], shell["begun"], shell["np_random"]
+        for name, value in unpack(self._simulation, self._EVOLVING, state).items():
+            setattr(self, name, value)
 
-    def fork(self) -> SeedEnv:
+    def fork(self) -> Self:
         """An independent environment in the same state."""
-        twin = SeedEnv(**self._options)
+        twin = type(self)(**self._options)
         twin.spec = self.spec
         twin.set_state(self.get_state())
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"options": self._options, "spec": self.spec, "state": self.get_state()}
+        kept = {"spec": self.spec, "action_space": self.action_space}
+        return {"options": self._options, "kept": kept, "state": self.get_state()}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         self.__init__(**saved["options"])  # type: ignore[misc]
-        self.spec = saved["spec"]
+        self.__dict__.update(saved["kept"])
         self.set_state(saved["state"])
 
     def export_host(self) -> nn.Module:
@@ -237,7 +242,3 @@ val_samples |
         network, env = self._simulation.population.home(0)
         slots = self._simulation.slots
         return GrownNetwork(network, env, slots.stage[0] == Stage.FOSSILIZED, slots.algorithm[0])
-
-    def close(self) -> None:
-        """Free threads; the environment can not be stepped afterwards."""
-        self._simulation.population.close()

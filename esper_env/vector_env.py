@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from operator import index
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from esper_env.actions import CANONICAL_ACTION, as_vectors
-from esper_env.arrays import Bools
+from esper_env.arrays import Bools, Ints
 from esper_env.config import ConfigError, check_number, unknown_name
 from esper_env.env import MAX_SEED
 from esper_env.info import report
@@ -30,7 +31,7 @@ AUTORESET_MODES = {
 Info = dict[str, Any]
 
 
-class SeedVectorEnv(VectorEnv[Observation, npt.NDArray[np.int64], npt.NDArray[Any]]):
+class SeedVectorEnv(VectorEnv[Observation, Ints, npt.NDArray[Any]]):
     """Many `SeedEnv` as one stacked network: see `esper_env.SeedEnv` for actions, observations and rewards.
 
     Args:
@@ -85,16 +86,11 @@ class SeedVectorEnv(VectorEnv[Observation, npt.NDArray[np.int64], npt.NDArray[An
         self._generators = [np.random.default_rng() for _ in range(num_envs)]
 
     def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | Iterable[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, Info]:
         """Begin new episodes in all hosts, or in those under `options["reset_mask"]`."""
         mask = self._reset_mask(options)
-        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
-        if seeds is not None and len(seeds) != self.num_envs:
-            raise ValueError(
-                f"{len(seeds)} seeds were given for {self.num_envs} environments; give one each, or one int."
-            )
-        self._restart(mask, [None] * self.num_envs if seeds is None else seeds)
+        self._restart(mask, self._seeds(seed))
         observation = observe(self._simulation)
         return observation, self._info(observation, mask)
 
@@ -108,19 +104,28 @@ class SeedVectorEnv(VectorEnv[Observation, npt.NDArray[np.int64], npt.NDArray[An
             raise ValueError("options['reset_mask'] selects no environment; leave the call out.")
         return mask
 
+    def _seeds(self, seed: int | Iterable[int | None] | None) -> list[int | None]:
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, (int, np.integer)):
+            return [int(seed) + env for env in range(self.num_envs)]
+        seeds = list(seed) if np.iterable(seed) else []
+        if len(seeds) != self.num_envs:
+            raise ValueError(
+                f"seed must be an int, or {self.num_envs} of them, one for each environment; got {seed!r}."
+            )
+        return [None if each is None else index(each) for each in seeds]
+
     def _restart(self, mask: Bools, seeds: Sequence[int | None]) -> None:
-        chosen = []
-        for env in np.flatnonzero(mask).tolist():
-            seed = seeds[env]
-            if seed is None:
-                seed = int(self._generators[env].integers(MAX_SEED))
-            else:
-                self._generators[env] = seeding.np_random(seed)[0]
-            chosen.append(seed)
-        self._simulation.reset(mask, chosen)
+        given = {env: seed for env, seed in enumerate(seeds) if mask[env] and seed is not None}
+        # All generators before anything changes, for a seed may be refused.
+        fresh = {env: seeding.np_random(seed)[0] for env, seed in given.items()}
+        self._generators = [fresh.get(env, generator) for env, generator in enumerate(self._generators)]
+        drawn = {env: int(self._generators[env].integers(MAX_SEED)) for env in np.flatnonzero(mask) if env not in given}
+        self._simulation.reset(mask, [(given | drawn)[env] for env in np.flatnonzero(mask)])
         self._steps[mask], self._over[mask], self._begun[mask] = 0, False, True
 
-    def step(self, actions: npt.NDArray[np.int64]) -> tuple[Observation, npt.NDArray[np.float64], Bools, Bools, Info]:
+    def step(self, actions: Ints) -> tuple[Observation, npt.NDArray[np.float64], Bools, Bools, Info]:
         """Carry out one action per host and train one epoch; illegal actions run as WAIT."""
         vectors = as_vectors(actions, self.num_envs)
         if not self._begun.all():
@@ -175,30 +180,32 @@ class SeedVectorEnv(VectorEnv[Observation, npt.NDArray[np.int64], npt.NDArray[An
 
     # States
 
+    _EVOLVING = ("_steps", "_over", "_begun", "_generators")
+
     def get_state(self) -> dict[str, Any]:
         """Everything that evolves, as an independent, picklable copy."""
-        shell = {name: getattr(self, name) for name in ("_steps", "_over", "_begun", "_generators")}
-        return pack(self._simulation, shell)
+        return pack(self._simulation, {name: getattr(self, name) for name in self._EVOLVING})
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from a state; one that is foreign, older or of another configuration is refused."""
-        for name, value in unpack(self._simulation, state).items():
+        for name, value in unpack(self._simulation, self._EVOLVING, state).items():
             setattr(self, name, value)
 
-    def fork(self) -> SeedVectorEnv:
+    def fork(self) -> Self:
         """An independent vector environment in the same state."""
-        twin = SeedVectorEnv(self.num_envs, autoreset_mode=self.autoreset_mode, **self._made_with)
+        twin = type(self)(self.num_envs, autoreset_mode=self.autoreset_mode, **self._made_with)
         twin.spec = self.spec
         twin.set_state(self.get_state())
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
         made = {"num_envs": self.num_envs, "autoreset_mode": self.autoreset_mode} | self._made_with
-        return {"made_with": made, "spec": self.spec, "state": self.get_state()}
+        kept = {name: getattr(self, name) for name in ("spec", "action_space", "single_action_space")}
+        return {"made_with": made, "kept": kept, "state": self.get_state()}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         self.__init__(**saved["made_with"])  # type: ignore[misc]
-        self.spec = saved["spec"]
+        self.__dict__.update(saved["kept"])
         self.set_state(saved["state"])
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -207,9 +214,7 @@ class SeedVectorEnv(VectorEnv[Observation, npt.NDArray[np.int64], npt.NDArray[An
 
 
 def _autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
-    if isinstance(mode, AutoresetMode):
-        return mode
-    by_value = {member.value: member for member in AutoresetMode}
-    if mode not in AUTORESET_MODES | by_value:
-        raise ConfigError(unknown_name("autoreset_mode", mode, AUTORESET_MODES))
-    return (AUTORESET_MODES | by_value)[mode]
+    for name, member in AUTORESET_MODES.items():
+        if mode in (member, name, member.value):
+            return member
+    raise ConfigError(unknown_name("autoreset_mode", mode, AUTORESET_MODES))

@@ -1,0 +1,187 @@
+"""Mistakes are answered with what was given, what is allowed, and how to go on; odd actions are no mistakes."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.error import ResetNeeded
+
+from esper_env import ConfigError, RewardConfig, Task, register_blueprint, register_reward, register_task
+from esper_env.actions import ACTION_HEADS, HEAD_INDEX, Op
+from esper_env.env import SeedEnv
+from esper_env.tasks import find_task
+from esper_env.vector_env import SeedVectorEnv
+from tests.conftest import HASTY, action
+
+SHORT = {"max_epochs": 3, "training": {"batches_per_epoch": 2, "val_samples": 64}, "lifecycle": HASTY}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task": "digit"}, "Unknown task 'digit'. Did you mean 'digits'"),
+        ({"task": 3}, "task must be a name, got 3"),
+        ({"task": find_task("digits")}, "Register a Task with register_task first"),
+        ({"blueprints": ["conv_lite"]}, "Unknown blueprint for a cnn host 'conv_lite'. Did you mean 'conv_light'"),
+        ({"blueprints": ["lora"]}, "Unknown blueprint for a cnn host 'lora'"),
+        ({"blueprints": ["noop"]}, "Unknown blueprint for a cnn host 'noop'"),
+        ({"blueprints": "norm"}, "blueprints must be a list of names, got 'norm'"),
+        ({"blueprints": 5}, "blueprints must be a list of names, got 5"),
+        ({"blueprints": [1]}, r"blueprints must be a list of names, got \[1\]"),
+        ({"reward": "shape"}, "Unknown reward mode 'shape'. Did you mean 'shaped'"),
+        ({"reward": {"progres": 1}}, "Unknown reward option 'progres'. Did you mean 'progress'"),
+        ({"reward": {"mode": "honest"}}, "Unknown reward mode 'honest'"),
+        ({"reward": {"rent": "high"}}, "reward.rent must be a number, got 'high'"),
+        ({"reward": {"gamma": 2}}, "reward.gamma must be between 0 and 1, got 2"),
+        ({"reward": 3}, "reward must be a dict"),
+        ({"max_epoch": 3}, "Unknown environment option 'max_epoch'. Did you mean 'max_epochs'"),
+        ({"lifecycle": {"embargo": 3}}, "Unknown lifecycle option 'embargo'. Did you mean 'embargo_epochs'"),
+        ({"lifecycle": {"max_seeds": 3}}, "Give max_seeds as an argument of its own"),
+        ({"lifecycle": [3]}, "lifecycle must be a dict"),
+        ({"training": {"lr": 3}}, "Unknown training option 'lr'"),
+        ({"training": {"batch_size": 0}}, "training.batch_size must be at least 1, got 0"),
+        ({"training": "fast"}, "training must be a dict"),
+        ({"max_epochs": 0}, "max_epochs must be at least 1, got 0"),
+        ({"max_epochs": 2.5}, "max_epochs must be a whole number, got 2.5"),
+        ({"max_epochs": True}, "max_epochs must be a whole number, got True"),
+        ({"num_slots": 4}, "num_slots must be between 1 and 3"),
+        ({"num_slots": "3"}, "num_slots must be a whole number, got '3'"),
+        ({"max_seeds": -1}, "max_seeds must be at least 0, got -1"),
+        ({"strict_gates": 1}, "strict_gates must be True or False, got 1"),
+        ({"auto_advance": "no"}, "auto_advance must be True or False, got 'no'"),
+        ({"download": None}, "download must be True or False, got None"),
+        ({"counterfactual_interval": 0}, "counterfactual_interval must be at least 1"),
+        ({"on_panic": "rolback"}, "Unknown on_panic 'rolback'. Did you mean 'rollback'"),
+        ({"device": "abacus"}, "device must be a torch device .* got 'abacus'"),
+        ({"data_dir": 3}, "data_dir must be a path as a string, got 3"),
+    ],
+)
+@pytest.mark.parametrize("env", [SeedEnv, SeedVectorEnv])
+def test_an_option_that_cannot_work_is_explained(env, options, message):
+    with pytest.raises(ConfigError, match=message):
+        env(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_envs": 0}, "num_envs must be at least 1, got 0"),
+        ({"num_envs": "2"}, "num_envs must be a whole number, got '2'"),
+        ({"threads": 0}, "threads must be at least 1"),
+        ({"chunk": 0}, "chunk must be at least 1"),
+        ({"max_episode_steps": 0.5}, "max_episode_steps must be a whole number"),
+        ({"autoreset_mode": "samestep"}, "Unknown autoreset_mode 'samestep'. Did you mean 'same_step'"),
+        ({"autoreset_mode": 3}, "Unknown autoreset_mode 3"),
+        ({"autoreset_mode": []}, r"Unknown autoreset_mode \[\]"),
+        ({"thread": 2}, "Unknown environment option 'thread'"),
+    ],
+)
+def test_an_option_of_the_vector_environment_that_cannot_work_is_explained(options, message):
+    with pytest.raises(ConfigError, match=message):
+        SeedVectorEnv(**options)
+
+
+def test_a_mistake_is_explained_through_make_too():
+    with pytest.raises(ConfigError, match="Did you mean 'digits'"):
+        gym.make("Esper-Seed-v0", task="dgits")
+
+
+def test_registering_something_else_is_refused():
+    with pytest.raises(ConfigError, match="register_task takes a Task"):
+        register_task({"name": "mine"})
+    with pytest.raises(ConfigError, match="exists already"):
+        register_task(Task("digits", "another", find_task("digits").source, find_task("shapes").host))
+    with pytest.raises(ConfigError, match="register_blueprint takes a subclass of Blueprint"):
+        register_blueprint(int)
+    with pytest.raises(ConfigError, match="exists already"):
+        register_reward("shaped", lambda step, config: {})
+    with pytest.raises(ConfigError, match=r"reward.rent must be at least 0"):
+        RewardConfig(rent=-1)
+
+
+def test_stepping_before_the_first_reset_is_refused():
+    env = SeedEnv(**SHORT)
+    with pytest.raises(ResetNeeded, match="No episode has begun"):
+        env.step(action())
+    with pytest.raises(ResetNeeded, match="no host yet"):
+        env.export_host()
+
+
+def test_stepping_after_the_end_is_refused_until_a_reset():
+    env = SeedEnv(**SHORT | {"max_epochs": 1})
+    env.reset(seed=1)
+    assert env.step(action())[2]
+    with pytest.raises(ResetNeeded, match="The episode is over"):
+        env.step(action())
+    env.reset()
+    env.step(action())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([0, 1], r"An action is 8 numbers \(slot, blueprint, .*, op\).*got shape \(1, 2\)"),
+        (3, "An action is 8 numbers"),
+        ([[0] * 8], "An action is 8 numbers"),
+        (np.zeros(8), "whole numbers; got dtype float64"),
+        (["WAIT"] * 8, "whole numbers; got dtype"),
+        (None, "An action is 8 numbers"),
+    ],
+)
+def test_an_action_of_another_shape_or_type_is_explained_and_changes_nothing(given, message):
+    env = SeedEnv(**SHORT)
+    env.reset(seed=1)
+    with pytest.raises(ValueError, match=message):
+        env.step(given)
+    assert env._simulation.signals.epoch[0] == 0
+
+
+@pytest.mark.parametrize("given", [np.zeros(8, int), np.zeros((3, 8), int), np.zeros((2, 8)), [[0] * 7] * 2])
+def test_actions_of_another_shape_or_type_are_explained(given):
+    envs = SeedVectorEnv(2, **SHORT)
+    envs.reset(seed=1)
+    with pytest.raises(ValueError, match="An action"):
+        envs.step(given)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int32, np.uint8, np.int64])
+def test_any_whole_numbers_will_do(dtype):
+    env = SeedEnv(**SHORT)
+    env.reset(seed=1)
+    info = env.step(np.array(action(Op.GERMINATE, 0, "norm"), dtype))[4]
+    assert info["action_executed"]
+
+
+@pytest.mark.parametrize("value", [-1, 10**6, -(2**63), 2**63 - 1])
+@pytest.mark.parametrize("head", ["slot", "blueprint", "style", "tempo", "alpha_target", "op"])
+def test_a_value_outside_the_space_runs_as_wait(head, value):
+    env, waiting = SeedEnv(**SHORT), SeedEnv(**SHORT)
+    env.reset(seed=1)
+    waiting.reset(seed=1)
+    vector = action(Op.GERMINATE, 0, "norm")
+    vector[HEAD_INDEX[head]] = value
+    found, expected = env.step(vector), waiting.step(action())
+    assert not found[4]["action_executed"]
+    assert expected[4]["action_executed"]
+    assert found[1] == expected[1]
+    assert found[4]["val_loss"] == expected[4]["val_loss"]
+    np.testing.assert_array_equal(found[0]["blueprint_index"], expected[0]["blueprint_index"])
+
+
+def test_a_value_outside_the_space_in_a_head_that_does_not_matter_is_ignored():
+    env = SeedEnv(**SHORT)
+    env.reset(seed=1)
+    assert env.step([99, -5, 99, -5, 99, -5, 99, Op.WAIT])[4]["action_executed"]
+    assert env.step([0, 1, 0, 0, 0, 99, -1, Op.GERMINATE])[4]["action_executed"]
+
+
+def test_every_action_head_has_its_place_in_the_message():
+    env = SeedEnv(**SHORT)
+    env.reset(seed=1)
+    with pytest.raises(ValueError, match=", ".join(head.name for head in ACTION_HEADS)):
+        env.step([0])
+
+
+def test_a_render_mode_is_refused():
+    for env in (SeedEnv, SeedVectorEnv):
+        with pytest.raises(ConfigError, match="render_mode"):
+            env(render_mode="human")

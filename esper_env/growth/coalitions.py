@@ -63,8 +63,13 @@ class CoalitionPass:
         self.network = network
         slots = len(network.host.slots)
         wanted = (envs[:, None].astype(np.int64) << slots) | masks
-        self._final, inverse = np.unique(wanted, return_inverse=True)
-        self._inverse = inverse.reshape(masks.shape)
+        flying = wanted.ravel()
+        if len(envs) == 1 < network.hosts:
+            # One host alone would run on other kernels, and with other bits, than when neighbours are evaluated too.
+            companion = (envs + 1) % network.hosts
+            flying = np.concatenate((flying, companion.astype(np.int64) << slots))
+        self._final = np.unique(flying)
+        self._inverse = np.searchsorted(self._final, wanted)
         self.levels: list[_Level] = []
         self.rows: list[int] = []
         self.trunks: list[dict[str, Tensor]] = []

@@ -257,6 +257,18 @@ def test_fossilizing_fixes_alpha_at_1_for_ever() -> None:
         life.step(vector(Op.PRUNE))
 
 
+def test_fossilizing_and_pruning_are_sound_even_at_an_alpha_that_play_never_rests_at() -> None:
+    life = grown(Stage.HOLDING)
+    schedules.rest(life.slots, np.ones((1, 1), bool), 0.7)
+    act(life, Op.FOSSILIZE)
+    assert life.alpha().item() == 1
+
+    life = grown(Stage.BLENDING)
+    schedules.rest(life.slots, np.ones((1, 1), bool), 0.0)
+    _, events = life.step(vector(Op.PRUNE, speed=SPEEDS["SLOW"]))
+    assert events.pruned.item()
+
+
 def test_lowering_alpha_takes_a_holding_seed_back_to_blending_and_full_alpha_lets_it_hold_again() -> None:
     life = grown(Stage.HOLDING)
     act(life, Op.SET_ALPHA_TARGET, target=0, speed=SPEEDS["FAST"])

@@ -103,7 +103,7 @@ class Lives(RuleBasedStateMachine):
 
 
 Lives.TestCase.settings = settings(
-    max_examples=100,
+    max_examples=70,
     stateful_step_count=30,
     deadline=None,
     derandomize=True,

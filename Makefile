@@ -1,0 +1,40 @@
+# Everything happens in .venv, which holds exactly what constraints.txt pins.
+#
+#   make test    run the tests          make test WORKERS=1 PYTEST_ARGS="-k masks"
+#   make lint    ruff and mypy
+#   make bench   measure the speed
+#   make clean   remove .venv and caches
+
+PYTHON ?= python3
+WORKERS ?= 2
+PYTEST_ARGS ?=
+PIP_ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_ARGS)
+
+# One thread per process: more make small networks slower, and results depend on their number.
+export OMP_NUM_THREADS := 1
+
+.PHONY: test lint bench clean
+
+test: .venv/installed
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/installed
+	$(BIN)/python -m benchmarks.throughput
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# A changed pin or dependency installs again. torch goes first, so that nothing else chooses its version.
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) torch
+	$(PIP) --editable '.[all]'
+	touch $@

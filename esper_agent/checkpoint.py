@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import pickle
-import tempfile
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 FORMAT = "esper-checkpoint"
 VERSION = 1
 LAST, BEST = "last.pt", "best.pt"
+UNFINISHED = ".unfinished"
 
 
 class CheckpointError(ValueError):
@@ -22,17 +21,15 @@ class CheckpointError(ValueError):
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write a checkpoint, whole or not at all: a temporary file, flushed to disk, then renamed over `path`."""
+    import torch
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save({"format": FORMAT, "version": VERSION, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    temporary = path.with_name(f".{path.name}{UNFINISHED}")
+    with temporary.open("wb") as file:
+        torch.save({"format": FORMAT, "version": VERSION, **content}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -41,6 +38,8 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: when the file is missing, damaged, foreign or of another version.
     """
+    import torch
+
     if not path.exists():
         raise CheckpointError(f"There is no checkpoint at {path}.")
     try:
@@ -69,12 +68,17 @@ class CheckpointFolder:
         write(numbered, content)
         for name in (LAST, BEST) if best else (LAST,):
             self._alias(numbered, self.folder / name)
+        for old in self.folder.glob(f".*{UNFINISHED}"):  # of a process killed while it wrote
+            old.unlink()
         for old in sorted(self.folder.glob("steps-*.pt"))[: -self.keep]:
             old.unlink()
 
     def _alias(self, numbered: Path, path: Path) -> None:
         """Let `path` name the same file, at every moment either the old one or the new."""
-        temporary = path.with_name(f".{path.name}.new")
+        temporary = path.with_name(f".{path.name}{UNFINISHED}")
         temporary.unlink(missing_ok=True)
-        os.link(numbered, temporary)
+        try:
+            os.link(numbered, temporary)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(numbered, temporary)
         os.replace(temporary, path)

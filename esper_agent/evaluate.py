@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,15 @@ from tensordict.nn import TensorDictModuleBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from esper_agent.policies.actor_critic import ActorCritic
+from esper_agent.policies.registry import create_policy
+from esper_agent.spec import EnvSpec
+from esper_agent.train import load_policy, single_thread
+from esper_env.config import ConfigError
+from esper_env.env import SeedEnv
 from esper_env.vector_env import SeedVectorEnv
 
 HELD_OUT_SEED = 1_000_000
-"""Evaluation uses seeds from here on; training seeds lie below."""
+"""Evaluation uses seeds from here on; those that training begins with lie below."""
 
 
 @dataclass(frozen=True)
@@ -66,44 +72,89 @@ def evaluate(
         deterministic: act by the mode rather than by drawing (policies that do not learn ignore it).
         threads: stacks of hosts run at the same time.
     """
-    env = SeedVectorEnv(len(seeds), threads=threads, **env_options)
-    observation, _ = env.reset(seed=list(seeds))
-    memory = list(policy.state_keys) if isinstance(policy, ActorCritic) else []
-    state = policy.initial_state(len(seeds)) if memory else TensorDict({}, [len(seeds)])
-    state["is_init"] = torch.ones(len(seeds), 1, dtype=torch.bool)
-    playing = np.ones(len(seeds), bool)
-    objective, shaped, steps = np.zeros(len(seeds)), np.zeros(len(seeds)), np.zeros(len(seeds), int)
-    last: dict[str, np.ndarray[Any, Any]] = {}
+    count = len(seeds)
     mode = ExplorationType.DETERMINISTIC if deterministic else ExplorationType.RANDOM
-    while playing.any():
-        state.update({name: torch.from_numpy(array) for name, array in observation.items()})
-        with set_exploration_type(mode):
-            state = policy(state)
-        observation, reward, terminated, truncated, info = env.step(state["action"].numpy())
-        objective += np.where(playing, info["objective_reward"], 0.0)
-        shaped += np.where(playing, env.config.reward.gamma**steps * reward, 0.0)
-        steps += playing
-        for name in ("test_accuracy", "host_params", "seed_params", "flops"):
-            last[name] = np.where(playing, info[name], last.get(name, 0))
-        playing &= ~(terminated | truncated)
-        state.update({key: state["next", key] for key in memory})
-        state["is_init"] = torch.zeros(len(seeds), 1, dtype=torch.bool)
-    env.close()
+    device = next((parameter.device for parameter in policy.parameters()), torch.device("cpu"))
+    memory = policy.state_keys if isinstance(policy, ActorCritic) else []
+    state = policy.initial_state(count) if isinstance(policy, ActorCritic) else TensorDict(batch_size=[count])
+    playing, steps = np.ones(count, bool), np.zeros(count, int)
+    objective, shaped = np.zeros(count), np.zeros(count)
+    final = dict.fromkeys(("test_accuracy", "host_params", "seed_params", "flops"), np.zeros(count))
+    with (
+        single_thread(),
+        set_exploration_type(mode),
+        closing(SeedVectorEnv(count, threads=min(threads, count), **env_options)) as env,
+    ):
+        observation, _ = env.reset(seed=list(seeds))
+        state["is_init"] = torch.ones(count, 1, dtype=torch.bool, device=device)
+        while playing.any():
+            state.update({name: torch.from_numpy(array).to(device) for name, array in observation.items()})
+            acted = policy(state)
+            observation, reward, terminated, truncated, info = env.step(acted["action"].numpy(force=True))
+            objective += playing * info["objective_reward"]
+            shaped += playing * env.config.reward.gamma**steps * reward
+            steps += playing
+            # Episodes may differ in length; those that are over keep what they ended with.
+            final = {name: np.where(playing, info[name], value) for name, value in final.items()}
+            playing &= ~(terminated | truncated)
+            state = acted["next"].select(*memory) if memory else TensorDict(batch_size=[count])
+            state["is_init"] = torch.zeros(count, 1, dtype=torch.bool, device=device)
+        task = env.config.task
     return [
         Episode(
             agent=agent,
-            task=env.config.task,
+            task=task,
             training_seed=training_seed,
             evaluation_seed=seed,
             objective_return=float(objective[i]),
             shaped_return=float(shaped[i]),
-            committed_test_accuracy=float(last["test_accuracy"][i]),
-            final_params=int(last["host_params"][i] + last["seed_params"][i]),
-            flops=float(last["flops"][i]),
+            committed_test_accuracy=float(final["test_accuracy"][i]),
+            final_params=int(final["host_params"][i] + final["seed_params"][i]),
+            flops=float(final["flops"][i]),
             env_steps=int(steps[i]),
         )
         for i, seed in enumerate(seeds)
     ]
+
+
+def evaluate_named(
+    names: Iterable[str], env_options: Mapping[str, Any], seeds: Sequence[int], *, seed: int = 0, threads: int = 1
+) -> list[Episode]:
+    """Evaluate policies as `create_policy` makes them: those that do not learn."""
+    spec = EnvSpec.of(SeedEnv(**env_options))
+    policies = {name: create_policy(name, spec, seed=seed) for name in names}
+    return [
+        episode
+        for name, policy in policies.items()
+        for episode in evaluate(policy, env_options, seeds, agent=name, threads=threads)
+    ]
+
+
+def evaluate_run(
+    run: Path,
+    env_options: Mapping[str, Any],
+    seeds: Sequence[int],
+    *,
+    which: str = "best",
+    deterministic: bool = True,
+    seed: int = 0,
+    threads: int = 1,
+) -> list[Episode]:
+    """Evaluate the policy that a run has trained, in its own environment or in another one of the same sizes."""
+    policy, config = load_policy(run, which)
+    trained_on, plays = (EnvSpec.of(SeedEnv(**options)) for options in (config.env_options, env_options))
+    if trained_on != plays:
+        raise ConfigError(f"The policy of {run} fits {trained_on}, but this environment is {plays}.")
+    policy.seed(seed)
+    return evaluate(
+        policy,
+        env_options,
+        seeds,
+        agent=config.policy,
+        training_seed=config.seed,
+        deterministic=deterministic,
+        threads=threads,
+    )
 
 
 def write_csv(path: Path, episodes: Iterable[Episode]) -> None:

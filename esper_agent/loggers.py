@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from tensordict import TensorDictBase
-
-from esper_agent.metrics import METRICS
 from esper_env.config import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from tensordict import TensorDictBase
+    from torch import Tensor
 
 SERVICES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 """Loggers by name, and the package each needs."""
 
 
 class MetricsFile:
-    """`metrics.csv`: one row per update, columns as they first appear; a resumed run continues it."""
+    """`metrics.csv`: one row per update, columns in the order of their first appearance.
+
+    What is not a number, because there was nothing to measure, is left empty.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -26,25 +34,25 @@ class MetricsFile:
 
     def resume(self, updates: int) -> None:
         """Drop the rows after `updates`: they belong to a future that will be lived again."""
-        if not self.path.exists():
-            return
-        with self.path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if float(row["updates"]) <= updates]
+        rows = read_metrics(self.path) if self.path.exists() else []
+        # Killed while it wrote, a process leaves a row that is cut short.
+        rows = [row for row in rows if None not in row.values() and float(row["updates"]) <= updates]
         self.columns = list(rows[0]) if rows else []
         self._rewrite(rows)
 
     def write(self, metrics: Mapping[str, float]) -> None:
         """Append a row."""
-        missing = [name for name in metrics if name not in self.columns]
-        if missing:
+        known = {name: value for name, value in metrics.items() if not math.isnan(value)}
+        new = [name for name in known if name not in self.columns]
+        if new:
             rows = read_metrics(self.path) if self.columns else []
-            self.columns += missing
+            self.columns += new
             self._rewrite(rows)
         with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self.columns, restval="").writerow(dict(metrics))
+            csv.DictWriter(file, self.columns, restval="").writerow(known)
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        with self.path.open("w", newline="") as file:
+        with _replacing(self.path) as file:
             writer = csv.DictWriter(file, self.columns, restval="")
             writer.writeheader()
             writer.writerows(rows)
@@ -63,48 +71,82 @@ class EpisodesFile:
         self.path = path
 
     def resume(self, updates: int) -> None:
-        """Drop the episodes of updates that will be lived again."""
-        if self.path.exists():
-            kept = [line for line in self.path.read_text().splitlines() if json.loads(line)["update"] <= updates]
-            self.path.write_text("".join(f"{line}\n" for line in kept))
+        """Drop the episodes after `updates`, which will be lived again, and a line cut short."""
+        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+        with _replacing(self.path) as file:
+            file.writelines(line for line in lines if line.endswith("\n") and json.loads(line)["update"] <= updates)
 
     def write(self, rollout: TensorDictBase, update: int) -> None:
         """Append the episodes that lie whole within a rollout `[envs, time]`."""
-        done = rollout["next", "done"].squeeze(-1)
-        begun = rollout["is_init"].squeeze(-1)
-        info = rollout["next", "info"]
-        lines = []
-        for env in done.any(1).nonzero().flatten().tolist():
-            end = int(done[env].nonzero()[-1])
-            starts = begun[env, : end + 1].nonzero().flatten()
-            if not len(starts):
-                continue
-            span = slice(int(starts[-1]), end + 1)
-            steps = info[env, span]
-            episode = {
-                "update": update,
-                "env": env,
-                "objective_return": float(steps["objective_return"][-1]),
-                "committed_test_accuracy": float(steps["test_accuracy"][-1]),
-                "action": rollout["action"][env, span].tolist(),
-                "log_prob": _rounded(rollout["action_log_prob"][env, span]),
-                "value": _rounded(rollout["state_action_value"][env, span].squeeze(-1)),
-                "val_accuracy": _rounded(steps["val_accuracy"].squeeze(-1)),
-                "stage": steps["stage"].tolist(),
-                "alpha": _rounded(steps["alpha"]),
-                "blueprint": rollout["next", "blueprint_index"][env, span].tolist(),
-                "reward_terms": {name: _rounded(term.squeeze(-1)) for name, term in steps["reward_terms"].items()},
-            }
-            lines.append(json.dumps(episode) + "\n")
         with self.path.open("a") as file:
-            file.writelines(lines)
+            for env, span in _whole_episodes(rollout):
+                file.write(json.dumps({"update": update, "env": env} | _account(rollout[env, span])) + "\n")
 
 
-def _rounded(x: Any) -> Any:
-    return json.loads(json.dumps((x.float() * 1e4).round().div(1e4).tolist()), parse_float=lambda t: round(float(t), 4))
+def _whole_episodes(rollout: TensorDictBase) -> Iterator[tuple[int, slice]]:
+    begun, done = (rollout[key].squeeze(-1).tolist() for key in ("is_init", ("next", "done")))
+    for env, (begins, ends) in enumerate(zip(begun, done, strict=True)):
+        start = None
+        for t, (first, last) in enumerate(zip(begins, ends, strict=True)):
+            start = t if first else start
+            if last and start is not None:
+                yield env, slice(start, t + 1)
 
 
-def service(name: str, folder: Path, run: str) -> Any:
+def _account(episode: TensorDictBase) -> dict[str, Any]:
+    """The decisions of an episode `[time]` and what came of each, as plain data."""
+    after, info = episode["next"], episode["next", "info"]
+    return {
+        "objective_return": float(info["objective_return"][-1]),
+        "committed_test_accuracy": float(info["test_accuracy"][-1]),
+        "action": episode["action"].tolist(),
+        "log_prob": _rounded(episode["action_log_prob"]),
+        "value": _rounded(episode["state_action_value"].squeeze(-1)),
+        "executed": info["action_executed"].squeeze(-1).int().tolist(),
+        "val_accuracy": _rounded(info["val_accuracy"].squeeze(-1)),
+        "stage": info["stage"].tolist(),
+        "alpha": _rounded(info["alpha"]),
+        "blueprint": after["blueprint_index"].tolist(),
+        "reward_terms": {name: _rounded(term.squeeze(-1)) for name, term in info["reward_terms"].items()},
+    }
+
+
+def _rounded(x: Tensor) -> Any:
+    return x.double().round(decimals=4).tolist()
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[TextIO]:
+    """A text file that takes the place of `path` once it is whole."""
+    unfinished = path.with_name(f".{path.name}.new")
+    with unfinished.open("w", newline="") as file:
+        yield file
+    os.replace(unfinished, path)
+
+
+class Services:
+    """Loggers of other packages, found by name; a resumed run continues in the same folder."""
+
+    def __init__(self, names: Iterable[str], folder: Path) -> None:
+        self._loggers = [_service(name, folder) for name in names]
+
+    def send(self, metrics: Mapping[str, float], steps: int) -> None:
+        """Log what is a number, at a number of environment steps."""
+        for logger in self._loggers:
+            for name, value in metrics.items():
+                if not math.isnan(value):
+                    logger.log_scalar(name, value, step=steps)
+
+    def close(self) -> None:
+        """Write out what is still in memory."""
+        for logger in self._loggers:
+            for end in ("finish", "close"):
+                if hasattr(logger.experiment, end):
+                    getattr(logger.experiment, end)()
+                    break
+
+
+def _service(name: str, folder: Path) -> Any:
     """One of TorchRL's loggers.
 
     Raises:
@@ -113,17 +155,16 @@ def service(name: str, folder: Path, run: str) -> Any:
     if name not in SERVICES:
         raise ConfigError(unknown_name("logger", name, SERVICES))
     try:
-        __import__(SERVICES[name])
+        import_module(SERVICES[name])
     except ImportError as error:
         raise ConfigError(f"Logger {name!r} needs a package that is not here: pip install {SERVICES[name]}") from error
-    from torchrl.record.loggers import get_logger
+    from torchrl.record.loggers.mlflow import MLFlowLogger
+    from torchrl.record.loggers.tensorboard import TensorboardLogger
+    from torchrl.record.loggers.wandb import WandbLogger
 
-    extra = {"wandb_kwargs": {"project": "esper"}} if name == "wandb" else {}
-    return get_logger(name, logger_name=str(folder), experiment_name=run, **extra)
-
-
-def send(logger: Any, metrics: Mapping[str, float], steps: int) -> None:
-    """Log every metric at a number of environment steps."""
-    for name, value in metrics.items():
-        if name in METRICS or "/" in name:
-            logger.log_scalar(name, value, step=steps)
+    if name == "tensorboard":
+        return TensorboardLogger(exp_name=name, log_dir=str(folder))
+    if name == "wandb":
+        return WandbLogger(exp_name=folder.name, log_dir=str(folder), project="esper")
+    # MLflow refuses plain folders since its version 3.
+    return MLFlowLogger(exp_name=folder.name, tracking_uri=f"sqlite:///{folder.resolve() / 'mlflow.db'}")

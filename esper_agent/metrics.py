@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from tensordict import TensorDictBase
-from torch import Tensor
+from esper_env.actions import HEAD_INDEX, HEAD_NAMES, Op
 
-from esper_agent.policies.distribution import OP
-from esper_env.actions import HEAD_NAMES, Op
+if TYPE_CHECKING:
+    from tensordict import TensorDictBase
+    from torch import Tensor
 
 Metrics = dict[str, float]
 
@@ -47,8 +48,8 @@ METRICS: dict[str, str] = {
     "loss/value": "mean squared error of the critic on normalised rewards",
     "loss/entropy_bonus": "entropy bonus before its coefficient",
     "kl/total": "approximate KL between rollout and present policy, from the summed log-ratio",
-    "ratio/min": "smallest probability ratio of any head",
-    "ratio/max": "largest probability ratio of any head",
+    "ratio/min": "smallest probability ratio of any head in a minibatch",
+    "ratio/max": "largest probability ratio of any head in a minibatch",
     **_per_head("kl", "approximate KL where the head mattered"),
     **_per_head("clip_fraction", "share of the steps where it mattered whose ratio was clipped"),
     **_per_head("entropy", "entropy over its valid choices divided by the maximum, where it mattered"),
@@ -66,7 +67,7 @@ METRICS: dict[str, str] = {
     "speed/env": "share of the time spent in the environment",
     "speed/policy": "share of the time spent acting",
     "speed/learning": "share of the time spent learning",
-    "evaluation/objective_return": "mean objective return on held-out seeds, acting by the mode",
+    "evaluation/objective_return": "mean objective return on the seeds that choose the best checkpoint, by the mode",
     "evaluation/committed_test_accuracy": "mean committed test accuracy on them",
 }
 """Every metric and its meaning; names with `<…>` stand for a family."""
@@ -95,7 +96,7 @@ def rollout_metrics(rollout: TensorDictBase) -> Metrics:
         metrics["episode/rollbacks"] = float(info["rolled_back"].sum() / done.sum())
     terms = info["reward_terms"]
     metrics |= {f"reward/{name}": float(terms[name].sum(1).mean()) for name in terms.keys()}  # noqa: SIM118
-    op = action[..., OP]
+    op = action[..., HEAD_INDEX["op"]]
     metrics |= {f"op/{member.name}": float((op == member).float().mean()) for member in Op}
     metrics["action_executed"] = _mean(info["action_executed"])
     if "hindsight" in terms.keys():  # noqa: SIM118

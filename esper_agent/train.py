@@ -8,28 +8,27 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from esper_agent import checkpoint
 from esper_agent.config import PPOConfig
-from esper_agent.evaluate import evaluate
-from esper_agent.learning.ppo import PPO
-from esper_agent.loggers import EpisodesFile, MetricsFile, send, service
+from esper_agent.loggers import SERVICES, EpisodesFile, MetricsFile, Services
 from esper_agent.metrics import Metrics, rollout_metrics, warnings
-from esper_agent.policies.actor_critic import ActorCritic
-from esper_agent.policies.registry import create_policy
-from esper_agent.rollout import make_rollouts
-from esper_agent.spec import EnvSpec
 from esper_env.config import ConfigError, Options, check_number, unknown_name
-from esper_env.env import SeedEnv
+
+# The configuration is read by `esper --help`, so whatever brings in torch is imported where it is used.
+if TYPE_CHECKING:
+    from esper_agent.policies.actor_critic import ActorCritic
+    from esper_env.config import EnvConfig
 
 SELECTION_SEED = 900_000
 """Seeds from here on choose the best checkpoint: neither trained on nor held out for the final evaluation."""
+
+HOST_SEEDS = 1_000
+"""A run with seed s begins its hosts with the seeds from s times this on; later ones are drawn from 2⁶³."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,12 @@ class TrainConfig(Options):
         for name in ("steps", "num_envs", "threads", "workers", "checkpoint_interval", "keep", "evaluation_interval"):
             check_number(name, getattr(self, name), 1, whole=True)
         check_number("evaluation_episodes", self.evaluation_episodes, 0, whole=True)
-        check_number("seed", self.seed, 0, SELECTION_SEED - 10_000, whole=True)
+        check_number("seed", self.seed, 0, SELECTION_SEED // HOST_SEEDS - 1, whole=True)
+        if self.seed * HOST_SEEDS + self.num_envs > SELECTION_SEED:
+            raise ConfigError(f"num_envs must be at most {SELECTION_SEED - self.seed * HOST_SEEDS} with this seed.")
+        for name in self.loggers:
+            if name not in SERVICES:
+                raise ConfigError(unknown_name("logger", name, SERVICES))
         if self.rollout_steps is not None:
             check_number("rollout_steps", self.rollout_steps, 1, whole=True)
         if "task" in self.env:
@@ -93,32 +97,33 @@ class TrainConfig(Options):
         return {"task": self.task, **self.env}
 
 
+FIXED = ("task", "env", "policy", "policy_options", "ppo", "num_envs", "rollout_steps", "seed", "backend")
+"""What a resumed run cannot change: the rest of it would no longer follow from its beginning."""
+
+
 class Training:
     """A run in progress: everything that a checkpoint holds, and where its files are."""
 
     def __init__(self, config: TrainConfig) -> None:
+        from esper_agent.learning.ppo import PPO
+        from esper_agent.rollout import make_rollouts
+
         self.config = config
         self.folder = Path(config.run)
-        env = SeedEnv(**config.env_options)
-        if env.config.reward.gamma != config.ppo.gamma:
+        self.policy, env = make_policy(config)
+        if env.reward.gamma != config.ppo.gamma:
             raise ConfigError(
-                f"ppo.gamma is {config.ppo.gamma} but the environment's reward has gamma {env.config.reward.gamma}: "
+                f"ppo.gamma is {config.ppo.gamma} but the environment's reward has gamma {env.reward.gamma}: "
                 "with different ones the shaping no longer cancels. Set both to the same."
             )
-        self.rollout_steps = config.rollout_steps or env.config.max_epochs
-        options = {"critic": config.ppo.critic, **config.policy_options}
-        policy = create_policy(config.policy, EnvSpec.of(env), device=config.device, seed=config.seed, **options)
-        if not isinstance(policy, ActorCritic):
-            raise ConfigError(f"Policy {config.policy!r} does not learn; choose one that does, such as 'lstm'.")
-        self.policy = policy
-        self.ppo = PPO(policy, config.ppo, num_envs=config.num_envs, seed=config.seed)
+        self.ppo = PPO(self.policy, config.ppo, num_envs=config.num_envs, seed=config.seed)
         self.rollouts = make_rollouts(
             config.backend,
-            policy,
+            self.policy,
             num_envs=config.num_envs,
-            steps=self.rollout_steps,
+            steps=config.rollout_steps or env.max_epochs,
             env_options=config.env_options,
-            seed=config.seed * 1000,
+            seed=config.seed * HOST_SEEDS,
             threads=config.threads,
             workers=config.workers,
             step_timeout=config.step_timeout,
@@ -128,6 +133,25 @@ class Training:
         self.episodes_file = EpisodesFile(self.folder / "episodes.jsonl")
         self.steps, self.updates = 0, 0
         self.best = float("-inf")
+
+    @property
+    def finished(self) -> bool:
+        """Has the run all its steps?"""
+        return self.steps >= self.config.steps
+
+    def open(self, *, resume: bool) -> None:
+        """Begin the run's folder, or continue from its last checkpoint."""
+        last = self.checkpoints.folder / checkpoint.LAST
+        if last.exists() and not resume:
+            raise ConfigError(f"{self.folder} holds a run already: continue it with --resume, or choose another --run.")
+        if resume and not last.exists():
+            raise ConfigError(f"{self.folder} holds no checkpoint to resume from: start it without --resume.")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if resume:
+            self.load_state_dict(checkpoint.read(last))
+        (self.folder / "config.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+        self.metrics_file.resume(self.updates)
+        self.episodes_file.resume(self.updates)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the rest of the run depends on."""
@@ -140,38 +164,46 @@ class Training:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken; files are cut back to that moment."""
+        """Continue where `state_dict` was taken."""
+        ours = asdict(self.config)
+        for name in FIXED:
+            if ours[name] != state["config"][name]:
+                raise ConfigError(
+                    f"The run began with {name}={state['config'][name]!r} and cannot go on with {ours[name]!r}: "
+                    "choose another --run."
+                )
         self.policy.load_state_dict(state["policy"])
         self.ppo.load_state_dict(state["ppo"])
         self.rollouts.load_state_dict(state["rollouts"])
+        self.rollouts.sync()
         self.steps, self.updates, self.best = (state["counters"][name] for name in ("steps", "updates", "best"))
-        self.metrics_file.resume(self.updates)
-        self.episodes_file.resume(self.updates)
 
     def update(self) -> Metrics:
-        """Collect one rollout and learn from it."""
+        """Collect one rollout, learn from it, and now and then see how good the policy has become."""
         begun = time.perf_counter()
         rollout = self.rollouts.collect()
         collected = time.perf_counter()
-        metrics = rollout_metrics(rollout) | self.ppo.update(rollout)
+        learned = self.ppo.update(rollout)
         self.rollouts.sync()
+        spent = self.rollouts.seconds | {"learning": time.perf_counter() - collected}
         self.steps += rollout.numel()
         self.updates += 1
         self.episodes_file.write(rollout, self.updates)
-        if self.config.evaluation_episodes and self.updates % self.config.evaluation_interval == 0:
-            metrics |= self.evaluate()
+        counters = {"steps": float(self.steps), "updates": float(self.updates)}
+        evaluation = self.evaluate() if self.updates % self.config.evaluation_interval == 0 else {}
         total = time.perf_counter() - begun
-        spent = self.rollouts.seconds | {"learning": time.perf_counter() - collected}
         speed = {"speed/steps_per_second": rollout.numel() / total}
         speed |= {f"speed/{name}": seconds / total for name, seconds in spent.items()}
-        return {"steps": float(self.steps), "updates": float(self.updates)} | metrics | speed
+        return counters | rollout_metrics(rollout) | learned | evaluation | speed
 
     def evaluate(self) -> Metrics:
         """How good the policy is on the seeds that choose the best checkpoint."""
+        from esper_agent.evaluate import evaluate
+
         seeds = [SELECTION_SEED + i for i in range(self.config.evaluation_episodes)]
-        rows = evaluate(
-            self.policy, self.config.env_options, seeds, agent=self.config.policy, threads=self.config.threads
-        )
+        if not seeds:
+            return {}
+        rows = evaluate(self.policy, self.config.env_options, seeds, agent="", threads=self.config.threads)
         return {
             "evaluation/objective_return": sum(row.objective_return for row in rows) / len(rows),
             "evaluation/committed_test_accuracy": sum(row.committed_test_accuracy for row in rows) / len(rows),
@@ -185,48 +217,63 @@ class Training:
         if anyway or is_best or self.updates % self.config.checkpoint_interval == 0:
             self.checkpoints.save(self.state_dict(), self.steps, best=is_best)
 
+    def close(self) -> None:
+        """Stop the threads or processes of the environments."""
+        self.rollouts.close()
 
-def train(config: TrainConfig, *, resume: bool = False, show: Callable[[str], None] | None = None) -> bool:
-    """Train until `config.steps`, or until interrupted.
+
+def print_update(metrics: Metrics, config: TrainConfig) -> None:
+    """Show an update as a line on stderr, and its warnings below it."""
+    print(progress_line(metrics, config.steps), file=sys.stderr, flush=True)
+    for warning in warnings(metrics):
+        print(f"  warning: {warning}", file=sys.stderr, flush=True)
+
+
+def train(
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    show: Callable[[Metrics, TrainConfig], None] = print_update,
+    budget: float = float("inf"),
+) -> bool:
+    """Train until `config.steps`, until time is up, or until interrupted.
 
     Args:
         config: the run. An existing run is only continued, never overwritten.
         resume: continue from the last checkpoint in `config.run`.
-        show: what prints a line about each update.
+        show: called with the metrics of every update.
+        budget: seconds after which the update in progress is the last.
 
     Returns:
         False when a signal ended the run early; its checkpoint is written then as well.
     """
-    show = show or _print
-    training = Training(config)
-    try:
-        _open(training, resume)
-        services = [service(name, training.folder, training.folder.name) for name in config.loggers]
-        with single_thread(), interruptible() as interrupted:
-            while training.steps < config.steps and not interrupted.is_set():
+    deadline = time.monotonic() + budget
+    with single_thread(), closing(Training(config)) as training:
+        training.open(resume=resume)
+        with interruptible() as interrupted, closing(Services(config.loggers, training.folder)) as services:
+            stop = training.finished
+            while not stop:
                 metrics = training.update()
+                stop = training.finished or interrupted.is_set() or time.monotonic() > deadline
                 training.metrics_file.write(metrics)
-                for logger in services:
-                    send(logger, metrics, training.steps)
-                finished = training.steps >= config.steps
-                training.keep(metrics, anyway=finished or interrupted.is_set())
-                show(progress_line(metrics, config.steps))
-                for warning in warnings(metrics):
-                    show(f"  warning: {warning}")
-        return not interrupted.is_set() or training.steps >= config.steps
-    finally:
-        training.rollouts.close()
+                services.send(metrics, training.steps)
+                training.keep(metrics, anyway=stop)
+                show(metrics, config)
+            return training.finished or not interrupted.is_set()
 
 
-def _open(training: Training, resume: bool) -> None:
-    last = training.checkpoints.folder / checkpoint.LAST
-    if resume:
-        training.load_state_dict(checkpoint.read(last))
-        return
-    if last.exists():
-        raise ConfigError(f"{training.folder} holds a run already: continue it with --resume, or choose another --run.")
-    training.folder.mkdir(parents=True, exist_ok=True)
-    (training.folder / "config.json").write_text(json.dumps(asdict(training.config), indent=2) + "\n")
+def make_policy(config: TrainConfig) -> tuple[ActorCritic, EnvConfig]:
+    """The untrained policy of a run, and the resolved configuration of its environment."""
+    from esper_agent.policies.actor_critic import ActorCritic
+    from esper_agent.policies.registry import create_policy
+    from esper_env.env import SeedEnv
+
+    env = SeedEnv(**config.env_options)
+    options = {"critic": config.ppo.critic, **config.policy_options}
+    policy = create_policy(config.policy, env, device=config.device, seed=config.seed, **options)
+    if not isinstance(policy, ActorCritic):
+        raise ConfigError(f"Policy {config.policy!r} does not learn; choose one that does, such as 'lstm'.")
+    return policy, env.config
 
 
 def load_config(run: Path) -> TrainConfig:
@@ -241,22 +288,22 @@ def load_config(run: Path) -> TrainConfig:
 
 
 def load_policy(run: Path, which: str = "best") -> tuple[ActorCritic, TrainConfig]:
-    """The trained policy of a run, `best` or `last`; the last where there is no best."""
+    """The trained policy of a run, `best` or `last`, on the CPU; the last where no evaluation has chosen a best."""
     if which not in ("best", "last"):
         raise ConfigError(unknown_name("checkpoint", which, ("best", "last")))
-    config = load_config(run)
+    config = replace(load_config(run), device="cpu")
     folder = run / "checkpoints"
     path = folder / (checkpoint.BEST if which == "best" and (folder / checkpoint.BEST).exists() else checkpoint.LAST)
-    env = SeedEnv(**config.env_options)
-    options = {"critic": config.ppo.critic, **config.policy_options}
-    policy = create_policy(config.policy, EnvSpec.of(env), seed=config.seed, **options)
+    policy, _ = make_policy(config)
     policy.load_state_dict(checkpoint.read(path)["policy"])
-    return policy, config  # type: ignore[return-value]
+    return policy, config
 
 
 @contextmanager
 def single_thread() -> Iterator[None]:
     """Torch on one thread: hosts and policy are small, and bits depend on the number of threads."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -267,7 +314,7 @@ def single_thread() -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """Turn Ctrl-C and SIGTERM into a flag while the block runs; a second Ctrl-C interrupts at once."""
+    """Turn Ctrl-C and SIGTERM into a flag while the block runs; a second one interrupts at once."""
     interrupted = threading.Event()
 
     def note(number: int, frame: object) -> None:
@@ -292,16 +339,12 @@ def progress_line(metrics: Metrics, steps: int) -> str:
     parts = [f"{metrics['steps']:>9,.0f}/{steps:,} steps", f"{metrics['speed/steps_per_second']:.0f}/s"]
     for title, name, form in (
         ("return", "episode/objective_return", ".2f"),
-        ("committed", "episode/committed_test_accuracy", ".1f"),
+        ("committed", "episode/committed_accuracy", ".1f"),
         ("fossilized", "episode/seeds_fossilized", ".2f"),
         ("op entropy", "entropy/op", ".2f"),
         ("KL", "update/last_kl", ".4f"),
-        ("held-out", "evaluation/objective_return", ".2f"),
+        ("evaluated", "evaluation/objective_return", ".2f"),
     ):
         if name in metrics:
             parts.append(f"{title} {metrics[name]:{form}}")
     return "  ".join(parts)
-
-
-def _print(line: str) -> None:
-    print(line, flush=True)

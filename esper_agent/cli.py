@@ -1,0 +1,205 @@
+"""The command line: one dataclass per command, from whose fields and docstrings tyro makes flags and help.
+
+What brings in torch is imported inside the commands, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections.abc
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_origin
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from esper_agent.metrics import Metrics, warnings
+from esper_agent.train import TrainConfig, load_config, print_update, train
+from esper_env.config import ConfigError, check_number
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train an agent. Ctrl-C finishes the update, saves and exits with 130; --resume goes on from there."""
+
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    resume: bool = False
+    """Continue the run in --run, with the settings it has."""
+
+    def __call__(self) -> int:
+        """Train, and say how to go on."""
+        run = self.config.run
+        with progress() as show:
+            finished = train(self.config, resume=self.resume, show=show)
+        if not finished:
+            print(f"Interrupted. Go on with: esper train --run {run} --resume")
+            return INTERRUPTED
+        print(f"Trained: {run}. Look at it with: esper report {run}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Play whole episodes on held-out seeds and print what policies reach, with 95 % bootstrap intervals."""
+
+    policy: tuple[str, ...] = ()
+    """Names of policies that do not learn; `esper list policies` shows them."""
+    run: Path | None = None
+    """Folder of a run whose trained policy takes part."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Which of the run's checkpoints."""
+    task: str | None = None
+    """Task to play; the run's, or digits."""
+    env: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of the environment; the run's when there is one."""
+    episodes: int = 50
+    """Episodes per policy, on the same seeds for all of them."""
+    sample: bool = False
+    """Draw actions from the trained policy rather than taking the likeliest."""
+    seed: int = 0
+    """Seed of what policies draw."""
+    threads: int = 2
+    """Stacks of hosts run at the same time."""
+    csv: Path | None = None
+    """File for one row per episode."""
+
+    def __call__(self) -> int:
+        """Evaluate and print the table."""
+        from esper_agent.evaluate import evaluate_named, evaluate_run, held_out_seeds, summarise, table, write_csv
+
+        if not self.policy and self.run is None:
+            raise ConfigError("Nothing to evaluate: give --policy NAME ..., --run RUN, or both.")
+        check_number("episodes", self.episodes, 1, whole=True)
+        saved = {} if self.run is None else load_config(self.run).env_options
+        options = {"task": "digits"} | saved | ({"task": self.task} if self.task else {}) | dict(self.env)
+        seeds, episodes = held_out_seeds(self.episodes), []
+        if self.run is not None:
+            episodes += evaluate_run(
+                self.run,
+                options,
+                seeds,
+                which=self.checkpoint,
+                deterministic=not self.sample,
+                seed=self.seed,
+                threads=self.threads,
+            )
+        episodes += evaluate_named(self.policy, options, seeds, seed=self.seed, threads=self.threads)
+        print(table(summarise(episodes)))
+        if self.csv is not None:
+            write_csv(self.csv, episodes)
+        return 0
+
+
+COMMANDS = {"train": Train, "evaluate": Evaluate}
+
+
+def run(args: Sequence[str]) -> int:
+    """Run a command; the exit code: 0, 2 for bad usage or configuration, 130 when interrupted, 1 for all else."""
+    debug = "--debug" in args or os.environ.get("ESPER_DEBUG") == "1"
+    try:
+        command = _parse([arg for arg in args if arg != "--debug"])
+        code: int = command()
+        return code
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {_cause(error)}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+
+
+def _cause(error: Exception) -> str:
+    """One line. The messages of our own errors say what to do; other errors are known by their type."""
+    message = " ".join(str(error).split())
+    ours = type(error).__module__.startswith(("esper_env", "esper_agent"))
+    return message if ours else f"{type(error).__name__}: {message} (--debug shows where)"
+
+
+def _parse(args: Sequence[str]) -> Callable[[], int]:
+    kinds = [
+        Annotated[kind, tyro.conf.subcommand(name, default=Train(_settings(args)) if kind is Train else kind())]
+        for name, kind in COMMANDS.items()
+    ]
+    commands: Any = Union[tuple(kinds)]  # noqa: UP007
+    command: Callable[[], int] = tyro.cli(
+        commands,
+        prog="esper",
+        description="Grow neural networks while they train. --debug, anywhere, shows where an error came from.",
+        args=args,
+        config=(tyro.conf.FlagCreatePairsOff,),
+        registry=_registry(),
+    )
+    return command
+
+
+def _settings(args: Sequence[str]) -> TrainConfig:
+    """Where the flags of `train` start from: the defaults, or what a run that is continued began with."""
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    peek.add_argument("--resume", action="store_true")
+    peek.add_argument("--run", default=TrainConfig.run)
+    known, _ = peek.parse_known_args(args[1:])
+    resuming = args[:1] == ["train"] and known.resume and not {"-h", "--help"} & set(args)
+    return load_config(Path(known.run)) if resuming else TrainConfig()
+
+
+def _registry() -> ConstructorRegistry:
+    """Teaches tyro that a mapping is one argument in JSON."""
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def mapping(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Mapping[str, Any]] | None:
+        if get_origin(info.type) is not collections.abc.Mapping:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="JSON",
+            instance_from_str=lambda strings: _from_json(strings[0]),
+            is_instance=lambda value: isinstance(value, Mapping),
+            str_from_instance=lambda value: [json.dumps(dict(value))],
+        )
+
+    return registry
+
+
+def _from_json(text: str) -> Mapping[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object such as '{{\"name\": 1}}', got {text}")
+    return value
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[Metrics, TrainConfig], None]]:
+    """What shows the updates of a training: a bar in a terminal, lines anywhere else."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield print_update
+        return
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("steps  {task.description}"), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        row = bar.add_task("")
+
+        def show(metrics: Metrics, config: TrainConfig) -> None:
+            told = (
+                f"{metrics['speed/steps_per_second']:.0f}/s"
+                f"  return {metrics.get('episode/objective_return', float('nan')):.2f}"
+                f"  committed {metrics.get('episode/committed_accuracy', float('nan')):.1f} %"
+            )
+            bar.update(row, total=config.steps, completed=int(metrics["steps"]), description=told)
+            for warning in warnings(metrics):
+                console.print(f"warning: {warning}", style="yellow")
+
+        yield show

@@ -1,0 +1,5 @@
+"""Rollouts: the environment as TorchRL sees it, and the ways of running a policy in it."""
+
+from esper_agent.rollout.backends import BACKENDS, Rollouts, make_rollouts
+
+__all__ = ["BACKENDS", "Rollouts", "make_rollouts"]

@@ -1,0 +1,101 @@
+"""The ways to run a policy in many environments, by name."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+
+from esper_env.config import ConfigError, unknown_name
+
+BACKENDS = {
+    "batched": "one process: all hosts as one stacked network (default; best on one machine with few cores)",
+    "parallel": "worker processes, each with its share of the hosts; for many cores",
+    "ray": "actors on several machines, through Ray",
+}
+"""Names and what they are for."""
+
+
+class Rollouts(Protocol):
+    """A policy at work in many environments."""
+
+    resumes_exactly: bool
+    """Does `load_state_dict` continue as if there had been no interruption? If not, episodes begin anew."""
+
+    seconds: dict[str, float]
+    """Where the time of the latest `collect` went: `env` and `policy`."""
+
+    def collect(self) -> TensorDictBase:
+        """The next rollout `[envs, steps]`, contiguous in time, rows always the same environments.
+
+        Root: observation, `is_init`, recurrent state before the step, what the policy wrote. `next`: reward, ends,
+        observation (the last one of an episode that ended), `info`, recurrent state after the step.
+        """
+
+    def sync(self) -> None:
+        """Let the policy's present weights act from now on; call it after every update."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs; the policy's weights are not part of it."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after a `state_dict` of the same backend: exactly, or (with a warning) with new episodes."""
+
+    def close(self) -> None:
+        """Stop threads, processes or actors."""
+
+
+def make_rollouts(
+    backend: str,
+    policy: TensorDictModuleBase,
+    *,
+    num_envs: int,
+    steps: int,
+    env_options: dict[str, Any] | None = None,
+    seed: int | None = None,
+    threads: int = 1,
+    workers: int = 2,
+    step_timeout: float = 600.0,
+    ray_init: dict[str, Any] | None = None,
+) -> Rollouts:
+    """Set a policy to work.
+
+    On two cores `batched` with `threads=2` is fastest: its stacks of hosts run side by side, and nothing is copied
+    between processes. The seed decides the episodes in the same way for every backend.
+
+    Args:
+        backend: a key of `BACKENDS`.
+        policy: an `ActorCritic`, or any policy that writes `action`.
+        num_envs: hosts in all.
+        steps: steps per rollout and environment.
+        env_options: the arguments of `SeedEnv`, and `chunk` and `max_episode_steps` of `SeedVectorEnv`.
+        seed: host i begins with the episode of seed + i; fresh entropy when None.
+        threads: stacks of hosts that run at the same time (`batched`).
+        workers: processes (`parallel`) or actors (`ray`); `num_envs` must be a multiple of it.
+        step_timeout: seconds that a step of a worker may take before it counts as hanging (`parallel`, `ray`).
+        ray_init: arguments of `ray.init` (`ray`).
+    """
+    options = env_options or {}
+    if backend == "batched":
+        from esper_agent.rollout.batched import BatchedRollouts
+        from esper_agent.rollout.environment import SeedTorchEnv
+
+        env = SeedTorchEnv(num_envs, threads=threads, **options)
+        return BatchedRollouts(env, policy, steps=steps, seed=seed)
+    shared: dict[str, Any] = options | {
+        "num_envs": num_envs,
+        "steps": steps,
+        "seed": seed,
+        "workers": workers,
+        "step_timeout": step_timeout,
+    }
+    if backend == "parallel":
+        from esper_agent.rollout.parallel import ParallelRollouts
+
+        return ParallelRollouts(policy, **shared)
+    if backend == "ray":
+        from esper_agent.rollout.remote import RayRollouts
+
+        return RayRollouts(policy, ray_init=ray_init, **shared)
+    raise ConfigError(unknown_name("backend", backend, BACKENDS))

@@ -1,0 +1,156 @@
+"""The backends with other processes: they play as the batched one does, and fail with a reason and without orphans."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+from esper_agent import create_policy
+from esper_agent.rollout import make_rollouts
+from esper_agent.rollout.environment import SeedTorchEnv
+from esper_agent.rollout.parallel import ParallelRollouts, WorkerEnv, WorkerError, seed_after
+from esper_env.config import ConfigError
+
+BRIEF = {"max_epochs": 4, "chunk": 2, "training": {"batches_per_epoch": 1, "val_samples": 32}}
+SMALL = {"width": 32, "head_width": 16}
+
+
+def small_policy():
+    return create_policy("lstm", SeedTorchEnv(1, **BRIEF), seed=1, **SMALL)
+
+
+def fall_ill(*_):
+    raise FloatingPointError("the second worker is ill")
+
+
+def fall_asleep(*_):
+    threading.Event().wait()
+
+
+def worker(num_envs, *, word, step, **options):
+    """A worker whose steps, if it is the second one, are replaced."""
+    env = WorkerEnv(num_envs, word=word, **options)
+    if step is not None and word.endswith("worker-1.txt"):
+        env._vector.step = step
+    return env
+
+
+def parallel(step=None, **options):
+    return ParallelRollouts(small_policy(), num_envs=4, steps=6, seed=3, make_env=worker, step=step, **BRIEF | options)
+
+
+def no_workers_left():
+    return not [child for child in multiprocessing.active_children() if "Spawn" in type(child).__name__]
+
+
+@pytest.mark.slow
+def test_parallel_plays_as_batched_does_and_says_that_a_resumed_run_differs():
+    batched = make_rollouts("batched", small_policy(), num_envs=4, steps=6, seed=3, env_options=BRIEF)
+    threads = torch.get_num_threads()
+    rollouts = make_rollouts("parallel", small_policy(), num_envs=4, steps=6, seed=3, env_options=BRIEF, workers=2)
+    try:
+        for _ in range(2):
+            mine, theirs = batched.collect(), rollouts.collect()
+            assert torch.equal(mine["action"], theirs["action"])
+            assert torch.equal(mine["is_init"], theirs["is_init"])
+            for key in ("features", "recurrent_state_h", ("next", "reward"), ("next", "features")):
+                torch.testing.assert_close(mine[key], theirs[key], atol=1e-4, rtol=1e-4)
+        assert not rollouts.resumes_exactly
+        with pytest.warns(UserWarning, match="all episodes begin anew"):
+            rollouts.load_state_dict(rollouts.state_dict())
+        resumed = rollouts.collect()
+        assert resumed["is_init"][:, 0].all()
+        assert not torch.equal(resumed["features"], mine["features"])
+    finally:
+        rollouts.close()
+    assert no_workers_left()
+    assert torch.get_num_threads() == threads
+    with pytest.raises(WorkerError, match="have been stopped"):
+        rollouts.collect()
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_named():
+    rollouts = parallel()
+    rollouts.collect()
+    os.kill(rollouts._pids[1], signal.SIGKILL)
+    with pytest.raises(WorkerError, match=r"Worker 1 \(hosts 2 to 3, process \d+\) died: killed by SIGKILL"):
+        rollouts.collect()
+    assert no_workers_left()
+    rollouts.close()
+
+
+@pytest.mark.slow
+def test_a_worker_that_raises_is_named_with_its_message():
+    rollouts = parallel(fall_ill)
+    with pytest.raises(WorkerError, match=r"(?s)Worker 1 .* raised an error:.*FloatingPointError: the second worker"):
+        rollouts.collect()
+    assert no_workers_left()
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_is_named_after_the_timeout():
+    rollouts = parallel(fall_asleep, step_timeout=3.0)
+    with pytest.raises(WorkerError, match=r"Worker 1 \(.*\) did not answer within step_timeout = 3 s"):
+        rollouts.collect()
+    assert no_workers_left()
+
+
+@pytest.mark.slow
+def test_workers_end_with_their_parent_even_in_the_middle_of_a_step():
+    script = "from tests.agent.test_backends import *; r = parallel(fall_asleep); print('on', flush=True); r.collect()"
+    parent = subprocess.Popen([sys.executable, "-W", "ignore", "-c", script], stdout=subprocess.PIPE)
+    assert parent.stdout.readline() == b"on\n"
+    parent.kill()
+    # The workers hold the other end of this pipe: it closes when the last of them is gone.
+    parent.communicate(timeout=10)
+
+
+def test_hosts_must_be_shared_evenly():
+    with pytest.raises(ConfigError, match="5 environments cannot be shared evenly by 2 workers"):
+        make_rollouts("parallel", small_policy(), num_envs=5, steps=2, workers=2, env_options=BRIEF)
+
+
+def test_a_wrong_option_is_the_same_error_as_everywhere():
+    with pytest.raises(ConfigError, match="Did you mean 'max_epochs'"):
+        make_rollouts("parallel", small_policy(), num_envs=4, steps=2, env_options={"max_epoch": 3})
+
+
+def test_episodes_that_begin_anew_have_seeds_of_their_own():
+    assert len({seed_after(3, rollouts) for rollouts in range(20)}) == 20
+    assert seed_after(3, 5) != seed_after(4, 5)
+    assert seed_after(None, 5) is None
+
+
+def test_ray_that_is_not_installed_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r"esper\[ray\]"):
+        make_rollouts("ray", small_policy(), num_envs=4, steps=2, env_options=BRIEF)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_ray_actors_act_with_fresh_weights_and_draws_of_their_own():
+    ray = pytest.importorskip("ray")
+    policy = small_policy()
+    rollouts = make_rollouts("ray", policy, num_envs=4, steps=6, seed=3, env_options=BRIEF, workers=2)
+    try:
+        first = rollouts.collect()
+        assert first.shape == (4, 6)
+        assert not torch.equal(first["action"][:2], first["action"][2:])
+        with torch.no_grad():
+            for weights in policy.parameters():
+                weights.mul_(1.5)
+        rollouts.sync()
+        rollout = rollouts.collect()
+        torch.testing.assert_close(policy.unroll(rollout).state_value, rollout["state_value"], atol=1e-4, rtol=1e-4)
+        ray.kill(rollouts._collector.remote_collectors[1])
+        with pytest.raises(WorkerError, match=r"Ray worker 1 \(hosts 2 to 3\)"):
+            rollouts.collect()
+    finally:
+        ray.shutdown()

@@ -71,11 +71,11 @@ class BankUpdate:
     def measure(self, grads: Sequence[Tensor]) -> Tensor:
         """Add this batch's gradient norms to the statistics; returns squared norms of the rows."""
         squares = [
-            part.flatten(1).sum(1)
+            part.sum(1)
             for stack, grad in zip(self.stacks, grads, strict=True)
-            for part in stack.split(grad.square()).values()
+            for part in torch.split(grad.square(), stack.sizes, 1)
         ]
-        self.norm_sum += torch.stack(squares, 1).sqrt()
+        self.norm_sum += torch.stack(squares, 1).sqrt_()
         # One after the other: a gate that only neighbours have adds zeros, but would change the order of a sum.
         total = sum(squares[1:], squares[0])
         self.total_sum += total.sqrt()

@@ -57,11 +57,12 @@ class BankPlan:
     """Rows that are added to the host."""
     blended_envs: Tensor
     alpha: Tensor
-    """Alpha per channel of the blended rows, flat."""
+    """Alpha of the blended rows: per channel, flat, or a single number where all have the same."""
     gradient: Tensor
-    """Factor per channel on the upstream gradient: alpha, 1 in TRAINING, 0 for idle rows; flat over rows."""
+    """Factor on the upstream gradient: alpha, 1 in TRAINING, 0 for idle rows; per channel or single, like alpha."""
     proximal: Tensor | None
     """1 per channel in rows in TRAINING, flat; None when there are none."""
+    all_training: bool
     opened: Tensor | None
     """Channels, flat, whose gradient reaches the host through the seed's input; None when there are none."""
     multiply: Tensor | None
@@ -86,6 +87,10 @@ def plan_bank(
     def per_channel(values: Any) -> Tensor:
         return torch.from_numpy(np.repeat(values, channels)).to(device)
 
+    def factor(values: Floats) -> Tensor:
+        same = len(values) > 0 and bool((values == values[0]).all())
+        return torch.from_numpy(values[:1]).to(device) if same else per_channel(values)
+
     def mask(rows: Bools) -> Tensor | None:
         return per_channel(rows) if rows.any() else None
 
@@ -100,9 +105,10 @@ def plan_bank(
         whole=np.array_equal(index, np.arange(len(stage))),
         blended=torch.from_numpy(rows).to(device),
         blended_envs=torch.from_numpy(index[rows]).to(device),
-        alpha=per_channel(row_alpha[rows]),
-        gradient=per_channel(np.where(training, np.float32(1), np.where(blended, row_alpha, np.float32(0)))),
+        alpha=factor(row_alpha[rows]),
+        gradient=factor(np.where(training, np.float32(1), np.where(blended, row_alpha, np.float32(0)))),
         proximal=mask(training),
+        all_training=bool(training.all()),
         opened=mask(real & (row_stage == Stage.FOSSILIZED)),
         multiply=mask(real & (algorithm[index] == Algorithm.MULTIPLY)),
         gate=mask(real & (algorithm[index] == Algorithm.GATE)),
@@ -145,6 +151,8 @@ class Blend(Function):
         """Blended rows get alpha · u, all others are the host's bits."""
         ctx.n, ctx.plans, ctx.proximal = n, plans, proximal
         ctx.save_for_backward(*corrections)
+        if len(plans) == 1 and plans[0].whole and len(plans[0].blended) == n:
+            return (corrections[0] * plans[0].alpha.view(1, -1, 1, 1)).add_(h)
         out = h.clone(memory_format=torch.channels_last)
         for plan, u in zip(plans, corrections, strict=True):
             if len(plan.blended):
@@ -157,10 +165,13 @@ class Blend(Function):
         """The host's gradient unchanged; for the seeds scaled, with the proximal pull in TRAINING."""
         upstream: list[Tensor | None] = []
         for plan, u in zip(ctx.plans, ctx.saved_tensors, strict=True):
-            g = plan.pick(grad, ctx.n) * plan.gradient.view(1, -1, 1, 1)
+            g = plan.pick(grad, ctx.n)
+            if not plan.all_training:
+                g = g * plan.gradient.view(1, -1, 1, 1)
             if plan.proximal is not None and ctx.proximal:
                 positions = u.shape[0] * u.shape[2] * u.shape[3]
-                g = torch.where(plan.proximal.view(1, -1, 1, 1), g + u * (ctx.proximal / positions), g)
+                pulled = g + u * (ctx.proximal / positions)
+                g = pulled if plan.all_training else torch.where(plan.proximal.view(1, -1, 1, 1), pulled, g)
             upstream.append(g)
         return grad, None, None, None, *upstream
 

@@ -74,7 +74,8 @@ def rescale(x: Tensor, factor: Tensor) -> Tensor:
 
 def channel_scale(x: Tensor, scale: Tensor) -> Tensor:
     """Multiply each channel by its own factor; scale `[n, channels]`."""
-    return rescale(x, scale.reshape(1, -1, 1, 1))
+    factor = scale.reshape(1, -1, 1, 1)
+    return x * factor if len(scale) == 1 else rescale(x, factor)
 
 
 def pool_to_vectors(x: Tensor, n: int) -> Tensor:

@@ -22,8 +22,8 @@ class Stack:
 
     def __init__(self, template: Mapping[str, Float32], rows: int, device: torch.device) -> None:
         self.shapes = {name: p.shape for name, p in template.items()}
-        size = sum(p.size for p in template.values())
-        self.value = torch.zeros((rows, size), device=device)
+        self.sizes = [p.size for p in template.values()]
+        self.value = torch.zeros((rows, sum(self.sizes)), device=device)
         self.momentum = torch.zeros_like(self.value)
         self.snapshot = torch.zeros_like(self.value)
         self.parameters = self._views()
@@ -33,7 +33,7 @@ class Stack:
 
     def split(self, flat: Tensor) -> dict[str, Tensor]:
         """Views of a matrix `[rows, size]` by parameter."""
-        parts = torch.split(flat, [int(np.prod(shape)) for shape in self.shapes.values()], 1)
+        parts = torch.split(flat, self.sizes, 1)
         return {
             name: part.view(part.shape[0], *shape)
             for (name, shape), part in zip(self.shapes.items(), parts, strict=True)

@@ -29,6 +29,7 @@ def fall_ill(*_):
 
 
 def fall_asleep(*_):
+    print("asleep", flush=True)
     threading.Event().wait()
 
 
@@ -103,9 +104,9 @@ def test_a_worker_that_hangs_is_named_after_the_timeout():
 
 @pytest.mark.slow
 def test_workers_end_with_their_parent_even_in_the_middle_of_a_step():
-    script = "from tests.agent.test_backends import *; r = parallel(fall_asleep); print('on', flush=True); r.collect()"
+    script = "from tests.agent.test_backends import *; parallel(fall_asleep).collect()"
     parent = subprocess.Popen([sys.executable, "-W", "ignore", "-c", script], stdout=subprocess.PIPE)
-    assert parent.stdout.readline() == b"on\n"
+    assert parent.stdout.readline() == b"asleep\n"
     parent.kill()
     # The workers hold the other end of this pipe: it closes when the last of them is gone.
     parent.communicate(timeout=10)

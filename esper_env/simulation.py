@@ -291,7 +291,8 @@ class Simulation:
             self._free(doomed)
             events.pruned = events.pruned | doomed
             plan.active &= fossilized | ~panic[:, None]
-            plan.masks[panic] = counterfactuals.plan(plan.active, [s.sampling for s in self.streams]).masks[panic]
+            # The same coalitions without the seeds just lost; a new plan might draw from the neighbours' generators.
+            plan.masks[panic] &= (plan.active @ (1 << np.arange(self.num_slots)))[panic, None]
             loss, accuracy, flops = self._evaluate(panic, self._coalitions(plan)[panic])
             growth.loss[panic], growth.accuracy[panic] = loss, accuracy
             growth.flops[panic] += flops

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from tensordict import TensorDictBase
@@ -44,6 +45,15 @@ class Rollouts(Protocol):
 
     def close(self) -> None:
         """Stop threads, processes or actors."""
+
+
+def require_backend(state: Mapping[str, Any], backend: str) -> None:
+    """Refuse a `state_dict` of another backend."""
+    if state.get("backend") != backend:
+        raise ConfigError(
+            f"This state was saved by the {state.get('backend')} backend and cannot be continued by the {backend} one: "
+            "resume with the backend that the run began with."
+        )
 
 
 def make_rollouts(

@@ -11,6 +11,8 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torchrl.envs import Compose, EnvBase, InitTracker, TransformedEnv
 
+from esper_agent.rollout.backends import require_backend
+
 SECONDS = ("env", "policy")
 
 
@@ -75,6 +77,7 @@ class BatchedRollouts:
     def state_dict(self) -> dict[str, Any]:
         """Hosts and their data order, the step that comes next with its recurrent state, and the policy's draws."""
         return {
+            "backend": "batched",
             "env": self._source.get_state(),
             "upcoming": None if self._upcoming is None else self._upcoming.clone().to_dict(),
             "generator": self._generator_state(),
@@ -82,6 +85,7 @@ class BatchedRollouts:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken, bit for bit, given the policy's weights of then."""
+        require_backend(state, "batched")
         self._source.set_state(state["env"])
         upcoming = state["upcoming"]
         self._upcoming = None

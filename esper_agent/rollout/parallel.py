@@ -22,6 +22,7 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torchrl.envs import ParallelEnv
 
+from esper_agent.rollout.backends import require_backend
 from esper_agent.rollout.batched import BatchedRollouts
 from esper_agent.rollout.environment import SeedTorchEnv
 from esper_env.config import ConfigError, check_number
@@ -207,10 +208,16 @@ class ParallelRollouts(BatchedRollouts):
 
     def state_dict(self) -> dict[str, Any]:
         """The policy's draws, and how far we are; the hosts are not part of it."""
-        return {"collected": self._collected, "seed": self._seed, "generator": self._generator_state()}
+        return {
+            "backend": "parallel",
+            "collected": self._collected,
+            "seed": self._seed,
+            "generator": self._generator_state(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after `state_dict`, with episodes that begin anew: a warning says so."""
+        require_backend(state, "parallel")
         warnings.warn(
             "The parallel backend does not save its hosts: all episodes begin anew, with other seeds than before. "
             "Resume with the batched backend if the run must continue bit for bit.",

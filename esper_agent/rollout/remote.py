@@ -16,6 +16,7 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torchrl.envs import TransformedEnv
 
+from esper_agent.rollout.backends import require_backend
 from esper_agent.rollout.batched import recording
 from esper_agent.rollout.environment import SeedTorchEnv
 from esper_agent.rollout.parallel import WorkerError, seed_after
@@ -124,10 +125,11 @@ class RayRollouts:
 
     def state_dict(self) -> dict[str, Any]:
         """How far we are; hosts and draws are with the actors."""
-        return {"collected": self._collected, "seed": self._seed}
+        return {"backend": "ray", "collected": self._collected, "seed": self._seed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after `state_dict`, with new actors and episodes that begin anew: a warning says so."""
+        require_backend(state, "ray")
         warnings.warn(
             "The ray backend does not save its hosts: all episodes begin anew, with other seeds than before. "
             "Resume with the batched backend if the run must continue bit for bit.",

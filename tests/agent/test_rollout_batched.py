@@ -108,6 +108,12 @@ def test_a_state_from_before_the_first_rollout_continues_too():
     assert (expected == rollouts.collect()).all()
 
 
+def test_a_state_of_another_backend_is_refused():
+    _, rollouts = start()
+    with pytest.raises(ConfigError, match="saved by the parallel backend"):
+        rollouts.load_state_dict({"backend": "parallel", "collected": 3})
+
+
 @pytest.mark.parametrize("name", ["random", "wait", "schedule", "heuristic"])
 def test_policies_that_do_not_learn_run_as_well(name):
     _, rollouts = start(name, options={})

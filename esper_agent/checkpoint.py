@@ -7,7 +7,10 @@ import pickle
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = "esper-checkpoint"
 VERSION = 1
@@ -33,7 +36,7 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a checkpoint. It is a pickle, which can run code: read only files you trust.
+    """Read a checkpoint; what is packed in it stays so. No code of the file is run.
 
     Raises:
         CheckpointError: when the file is missing, damaged, foreign or of another version.
@@ -43,9 +46,10 @@ def read(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise CheckpointError(f"There is no checkpoint at {path}.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=False)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, AttributeError, ImportError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or no checkpoint ({type(error).__name__}: {error}).") from error
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} is damaged or no checkpoint ({type(error).__name__}: {reason}).") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path} was not written by this package.")
     if content["version"] != VERSION:
@@ -53,6 +57,28 @@ def read(path: Path) -> dict[str, Any]:
             f"{path} has checkpoint version {content['version']}; this package reads version {VERSION} only."
         )
     return content
+
+
+def pack(state: Any) -> Tensor:
+    """Any object as bytes, for what only a resumed run needs: to load a policy, nothing of an environment is built."""
+    import torch
+
+    return torch.frombuffer(bytearray(pickle.dumps(state)), dtype=torch.uint8)
+
+
+def unpack(packed: Tensor) -> Any:
+    """What was packed. It is a pickle, which can run code: resume only runs that you trust.
+
+    Raises:
+        CheckpointError: when it was packed by a version of this package whose objects were others.
+    """
+    try:
+        return pickle.loads(packed.numpy().tobytes())
+    except (AttributeError, ImportError, TypeError, KeyError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"The environments in this checkpoint are of another version ({error}): its policy can be used, but the "
+            "run cannot be resumed."
+        ) from error
 
 
 class CheckpointFolder:

@@ -101,7 +101,92 @@ class Evaluate:
         return 0
 
 
-COMMANDS = {"train": Train, "evaluate": Evaluate}
+@dataclass(frozen=True)
+class Report:
+    """Evaluate a run beside the baselines and draw everything into one page, report.html."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    episodes: int = 50
+    """Held-out episodes per policy."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Which of the run's checkpoints."""
+    threads: int = 2
+    """Stacks of hosts run at the same time."""
+
+    def __call__(self) -> int:
+        """Evaluate, draw, and print the table and where the page is."""
+        from esper_agent.report import write_report
+
+        check_number("episodes", self.episodes, 1, whole=True)
+        text, page = write_report(self.run, self.episodes, which=self.checkpoint, threads=self.threads)
+        print(f"{text}\n\n{page}")
+        return 0
+
+
+@dataclass(frozen=True)
+class List:
+    """Show what there is to choose from."""
+
+    what: tyro.conf.Positional[Literal["all", "ids", "tasks", "blueprints", "policies", "metrics"]] = "all"
+    """Which table."""
+
+    def __call__(self) -> int:
+        """Print the tables."""
+        from esper_agent.listing import SECTIONS, listing
+
+        if self.what != "all":
+            print(listing(self.what))
+            return 0
+        print("\n\n".join(f"{section}\n{'-' * len(section)}\n{listing(section)}" for section in SECTIONS))
+        return 0
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Report versions, threads, devices and what is missing; exit code 1 when something needed is."""
+
+    def __call__(self) -> int:
+        """Print the findings."""
+        from esper_agent.doctor import examine
+
+        findings, able = examine()
+        print(findings)
+        return 0 if able else 1
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Train the default agent on digits for a few minutes, and show it beside the baselines."""
+
+    run: Path = Path("runs/demo")
+    """Folder of the run; an earlier demo in it is replaced."""
+    minutes: float = 4.0
+    """Time for training; evaluating takes about one more on two cores."""
+    episodes: int = 50
+    """Held-out episodes per policy."""
+    threads: int = 2
+    """Stacks of hosts run at the same time."""
+
+    def __call__(self) -> int:
+        """Train, evaluate, report."""
+        from esper_agent.demo import demo
+
+        check_number("minutes", self.minutes, 0)
+        check_number("episodes", self.episodes, 1, whole=True)
+        with progress() as show:
+            finished = demo(self.run, minutes=self.minutes, episodes=self.episodes, threads=self.threads, show=show)
+        return 0 if finished else INTERRUPTED
+
+
+COMMANDS = {
+    "evaluate": Evaluate,
+    "report": Report,
+    "list": List,
+    "doctor": Doctor,
+    "demo": Demo,
+}
+"""Commands by name, besides `train`, whose flags may start from a run that is continued."""
 
 
 def run(args: Sequence[str]) -> int:
@@ -130,8 +215,8 @@ def _cause(error: Exception) -> str:
 
 def _parse(args: Sequence[str]) -> Callable[[], int]:
     kinds = [
-        Annotated[kind, tyro.conf.subcommand(name, default=Train(_settings(args)) if kind is Train else kind())]
-        for name, kind in COMMANDS.items()
+        Annotated[Train, tyro.conf.subcommand("train", default=Train(_settings(args)))],
+        *(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items()),
     ]
     commands: Any = Union[tuple(kinds)]  # noqa: UP007
     command: Callable[[], int] = tyro.cli(

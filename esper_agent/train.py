@@ -159,7 +159,7 @@ class Training:
             "config": asdict(self.config),
             "policy": self.policy.state_dict(),
             "ppo": self.ppo.state_dict(),
-            "rollouts": self.rollouts.state_dict(),
+            "rollouts": checkpoint.pack(self.rollouts.state_dict()),
             "counters": {"steps": self.steps, "updates": self.updates, "best": self.best},
         }
 
@@ -174,7 +174,7 @@ class Training:
                 )
         self.policy.load_state_dict(state["policy"])
         self.ppo.load_state_dict(state["ppo"])
-        self.rollouts.load_state_dict(state["rollouts"])
+        self.rollouts.load_state_dict(checkpoint.unpack(state["rollouts"]))
         self.rollouts.sync()
         self.steps, self.updates, self.best = (state["counters"][name] for name in ("steps", "updates", "best"))
 

@@ -1,0 +1,53 @@
+"""The demonstration: a few minutes of training on digits, and what came of it beside the baselines."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from esper_agent.metrics import Metrics
+from esper_agent.train import TrainConfig, train
+from esper_env.config import ConfigError
+
+MOST_STEPS = 150_000
+"""A fast machine stops here even when there is time left."""
+
+
+def demo(
+    run: Path, *, minutes: float, episodes: int, threads: int, show: Callable[[Metrics, TrainConfig], None]
+) -> bool:
+    """Train the default agent on the default task, evaluate it and the baselines, and write the report.
+
+    Args:
+        run: folder of the run; an earlier run in it is replaced.
+        minutes: time for training; the update in progress is finished.
+        episodes: held-out episodes per policy.
+        threads: stacks of hosts run at the same time.
+        show: called with the metrics of every update.
+
+    Returns:
+        False when a signal ended the training; nothing is evaluated then.
+    """
+    _make_room(run)
+    print(f"Training the default agent on digits for {minutes:g} minutes, in {run}.", flush=True)
+    config = TrainConfig(run=str(run), steps=MOST_STEPS, threads=threads)
+    if not train(config, show=show, budget=60 * minutes):
+        print(f"Interrupted. Go on with: esper train --run {run} --resume")
+        return False
+    from esper_agent.report import write_report
+
+    print(f"Evaluating it and the baselines on {episodes} held-out episodes each.", flush=True)
+    table, page = write_report(run, episodes, threads=threads)
+    print(f"\n{table}\n\nMean and 95 % interval. More: {page}")
+    return True
+
+
+def _make_room(run: Path) -> None:
+    """Remove an earlier run, but nothing that is not one."""
+    if not run.exists() or not any(run.iterdir()):
+        return
+    if not (run / "config.json").exists():
+        raise ConfigError(f"{run} exists and holds no run; choose another --run for the demo.")
+    print(f"Replacing the earlier run in {run}.")
+    shutil.rmtree(run)

@@ -66,7 +66,8 @@ class Attention(Blueprint):
 
     def init(self, channels: int, rng: np.random.Generator) -> dict[str, Float32]:
         hidden = max(4, channels // 4)
-        return {"squeeze": layers.linear_init(rng, channels, hidden), "excite": layers.full(0.0, hidden, channels)}
+        squeeze, excite = layers.linear_init(rng, channels, hidden), layers.linear_init(rng, hidden, channels)
+        return {"squeeze": squeeze, "excite": INITIAL_SCALE * excite}
 
     def delta(self, p: Mapping[str, Tensor], x: Tensor) -> Tensor:
         pooled = layers.pool_to_vectors(x, p["squeeze"].shape[0])
@@ -82,7 +83,11 @@ class _Convolutions(Blueprint):
     def init(self, channels: int, rng: np.random.Generator) -> dict[str, Float32]:
         parameters: dict[str, Float32] = {}
         for i, kernel in enumerate(self.kernels):
-            parameters[f"conv{i}"] = layers.conv_init(rng, channels, channels, kernel)
+            parameters[f"conv{i}"] = conv = layers.conv_init(rng, channels, channels, kernel)
+            # A channel's own share weighs the most. Otherwise, where the host has few live channels, a channel can
+            # lie below the norm's mean in every map, and its ReLU never opens.
+            own = (np.arange(channels), np.arange(channels), kernel // 2, kernel // 2)
+            conv[own] = layers.conv_bound(channels, kernel)
             parameters[f"scale{i}"] = layers.full(1.0, channels)
             parameters[f"shift{i}"] = layers.full(0.0, channels)
         parameters["gamma"] = layers.full(INITIAL_SCALE, channels)
@@ -186,7 +191,7 @@ def register_blueprint(blueprint: type[Blueprint]) -> type[Blueprint]:
 
 
 class Gate:
-    """The gate of the GATE algorithm: g(x) in (0, 1) per sample, from pooled features; 0.5 at first."""
+    """The gate of the GATE algorithm: g(x) in (0, 1) per sample, from pooled features; near 0.5 at first."""
 
     def init(self, channels: int, rng: np.random.Generator) -> dict[str, Float32]:
         """Parameters of one gate."""
@@ -194,7 +199,7 @@ class Gate:
         return {
             "gate.weight0": layers.linear_init(rng, channels, hidden),
             "gate.bias0": layers.full(0.0, hidden),
-            "gate.weight1": layers.full(0.0, hidden, 1),
+            "gate.weight1": layers.linear_init(rng, hidden, 1),
             "gate.bias1": layers.full(0.0, 1),
         }
 

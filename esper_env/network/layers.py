@@ -105,20 +105,21 @@ def linear(v: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return product[:, :batch]
 
 
-def uniform_init(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> Float32:
-    """Uniform in ±1/√fan_in."""
-    bound = fan_in**-0.5
-    return rng.uniform(-bound, bound, shape).astype(np.float32)
+def conv_bound(into: int, kernel: int) -> float:
+    """Largest initial weight of a convolution: 1/√fan-in."""
+    return float((into * kernel * kernel) ** -0.5)
 
 
 def conv_init(rng: np.random.Generator, out: int, into: int, kernel: int) -> Float32:
-    """Weight of one convolution `[out, in, k, k]`."""
-    return uniform_init(rng, (out, into, kernel, kernel), into * kernel * kernel)
+    """Weight of one convolution `[out, in, k, k]`, uniform in ±1/√fan-in."""
+    bound = conv_bound(into, kernel)
+    return rng.uniform(-bound, bound, (out, into, kernel, kernel)).astype(np.float32)
 
 
 def linear_init(rng: np.random.Generator, into: int, out: int) -> Float32:
-    """Weight of one linear layer `[in, out]`."""
-    return uniform_init(rng, (into, out), into)
+    """Weight of one linear layer `[in, out]`, uniform in ±1/√fan-in."""
+    bound = into**-0.5
+    return rng.uniform(-bound, bound, (into, out)).astype(np.float32)
 
 
 def full(value: float, *shape: int) -> Float32:

@@ -153,13 +153,13 @@ def test_the_stacked_delta_is_the_plain_module_of_every_seed(name, channels, n):
 
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("channels", CHANNELS)
-def test_the_stacked_gate_is_the_plain_gate_of_every_seed_and_starts_half_open(channels, n):
+def test_the_stacked_gate_is_the_plain_gate_of_every_seed_and_starts_near_half_open(channels, n):
     rng = np.random.default_rng(channels)
     x = torch.from_numpy(rng.normal(0, 1, (5, n * channels, 4, 4)).astype(np.float32))
     x = x.contiguous(memory_format=torch.channels_last)
     fresh = [Gate().init(channels, rng) for _ in range(n)]
     together = {k: torch.from_numpy(np.stack([p[k] for p in fresh])) for k in fresh[0]}
-    assert (Gate().openness(together, x) == 0.5).all()
+    assert ((Gate().openness(together, x) - 0.5).abs() < 0.25).all()
     moved = [{k: v + rng.normal(0, 0.5, v.shape).astype(np.float32) for k, v in p.items()} for p in fresh]
     together = {k: torch.from_numpy(np.stack([p[k] for p in moved])) for k in moved[0]}
     got = Gate().openness(together, x)
@@ -174,7 +174,7 @@ def test_seeds_start_with_the_constants_of_the_specification_and_bounded_weights
     module = PLAIN[name](channels)
     parameters = IMPLEMENTATIONS[name, CNN].init(channels, np.random.default_rng(1))
     for want, got in zip(module.parameters(), parameters.values(), strict=True):
-        if want.ndim >= 2 and want.any():
+        if want.ndim >= 2:
             fan_in = want[0].numel()
             assert 0 < np.abs(got).max() <= fan_in**-0.5
         else:
@@ -252,7 +252,7 @@ def train_everywhere(task, name, algorithm):
         updated=np.ones(shape, bool),
         fossil=np.zeros(shape, bool),
     )
-    # Five batches do where every tensor moves at once; a gate's first layer moves only after its last one.
+    # Five batches do where every tensor moves at once; a gate gets no gradient while the delta is still zero.
     samples = len(data) if algorithm == Algorithm.GATE else 5 * task.batch_size
     order = np.stack([np.random.default_rng(env).permutation(len(data))[:samples] for env in range(SEEDS)])
     before = {key: [stack.value.clone() for stack in bank.stacks()] for key, bank in network.banks.items()}
@@ -275,24 +275,12 @@ def train_everywhere(task, name, algorithm):
 ALIVE_TASKS = {
     Algorithm.ADD: ("digits", "digits_capable", "digits_deep"),
     Algorithm.MULTIPLY: ("digits", "digits_capable", "digits_deep"),
-    Algorithm.GATE: ("digits", "digits_capable"),
-}
-NOT_ALWAYS_ALIVE = {
-    (
-        "attention",
-        Algorithm.ADD,
-    ): "with one live channel the excitation only scales the map, which the next norm undoes",
-    ("attention", Algorithm.MULTIPLY): "likewise",
-    ("attention", Algorithm.GATE): "the excitation starts at zero, and so do the gate's gradients: health below 0.7",
-    ("conv_small", Algorithm.MULTIPLY): "of 4 channels none may be positive where the host's are: 1 seed of 52 is dead",
+    Algorithm.GATE: ("digits", "digits_capable", "digits_deep"),
 }
 
 
 def pair(name, algorithm):
-    reason = NOT_ALWAYS_ALIVE.get((name, algorithm))
-    marks = [] if reason is None else [pytest.mark.xfail(reason=reason, strict=True, raises=AssertionError)]
-    if name == "conv_heavy":
-        marks.append(pytest.mark.slow)
+    marks = [pytest.mark.slow] if name == "conv_heavy" else []
     return pytest.param(name, algorithm, marks=marks, id=f"{name}-{algorithm.name}")
 
 
@@ -300,20 +288,10 @@ def pair(name, algorithm):
 def test_one_training_epoch_moves_every_parameter_with_good_health_whatever_the_initialisation(name, algorithm):
     for task in ALIVE_TASKS[algorithm]:
         still, stats = train_everywhere(TASKS[task], name, algorithm)
-        for tensors in still:
-            tensors.pop("gate.weight0", None)  # has a test of its own
         assert not any(still), (task, still)
         assert stats.measured.all()
         assert (stats.health >= 0.7).all(), (task, stats.health.min(0))
         assert not stats.exploding.any(), task
-
-
-@pytest.mark.xfail(
-    reason="a gate's last layer starts at zero, so that its first moves less than it can hold", strict=True
-)
-def test_one_training_epoch_moves_the_first_layer_of_every_gate():
-    still, _ = train_everywhere(TASKS["digits"], "conv_light", Algorithm.GATE)
-    assert not any("gate.weight0" in tensors for tensors in still)
 
 
 def test_every_style_blends_by_its_algorithm():

@@ -243,7 +243,7 @@ class Population:
 
     def _map(self, run: Callable[[int, int, int], T]) -> list[T]:
         def guarded(item: tuple[int, tuple[int, int]]) -> T:
-            with one_thread():
+            with one_thread(), torch.enable_grad():  # whoever steps the environment may have turned it off
                 return run(item[0], *item[1])
 
         work = list(enumerate(self.bounds))

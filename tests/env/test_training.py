@@ -252,3 +252,11 @@ def test_resetting_one_environment_starts_it_afresh_and_leaves_the_other_alone()
         step(fresh)
         np.testing.assert_array_equal(simulation.features()[[0, 2]], twin.features()[[0, 2]])
         np.testing.assert_array_equal(simulation.features()[1], fresh.features()[1])
+
+
+def test_stepping_with_gradients_turned_off_gives_the_same_epoch():
+    plain, without = simulate(2), simulate(2)
+    step(plain)
+    with torch.no_grad():
+        step(without)
+    assert torch.equal(plain.population.stacks[0].trunk.value, without.population.stacks[0].trunk.value)

@@ -53,6 +53,8 @@ class Grower:
     """Choice of the alpha-target head; a seed whose target is below 1 stays BLENDING."""
     released: Sequence[int] = (-1,)
     """Bit masks of the slots that may leave TRAINING, by environment in turn."""
+    start: int = 0
+    """Epochs that the host trains alone before the first seed is planted."""
 
     def act(self, simulation: Simulation) -> Ints:
         """The next action of every environment."""
@@ -61,6 +63,7 @@ class Grower:
         masks = np.resize(self.released, simulation.envs)[:, None] >> np.arange(simulation.num_slots) & 1
         trained = (slots.epochs_in_stage >= self.training_epochs) & masks.astype(bool)
         legal[:, Op.ADVANCE] &= (slots.stage != Stage.TRAINING) | trained
+        legal[:, Op.GERMINATE] &= (simulation.signals.epoch >= self.start)[:, None]
         ready = legal[:, PRIORITY]
         first = ready.reshape(simulation.envs, -1).argmax(1)
         priority, slot = np.divmod(first, simulation.num_slots)

@@ -5,6 +5,9 @@ output. This measures what that costs, on `digits`: final validation accuracy of
 many seeds were made permanent. Gate G2 refuses a seed whose gradients explode, so one that trained too long stays
 in TRAINING and is lost.
 
+Two schedules are measured. `early` plants at once, so that longer TRAINING leaves fewer epochs afterwards;
+`aligned` plants so that every seed begins to blend at the same epoch, and only the length of TRAINING differs.
+
     python -m benchmarks.training_length [--json FILE] [--episodes N]
 """
 
@@ -22,23 +25,25 @@ from benchmarks.grower import Grower, simulate
 from benchmarks.reports import RESULTS, table, write_json
 
 LENGTHS = (3, 6, 12, 20)
-PROXIMAL = (0.0, 0.03, 0.1, 0.3)
+PROXIMAL = (0.0, 0.1, 0.3, 0.5, 1.0)
+SCHEDULES = ("early", "aligned")
 BLUEPRINTS = ("conv_light", "depthwise", "bottleneck")
 EPOCHS = 50
 
 
-def measure(blueprint: str, proximal: float, length: int, episodes: int) -> dict[str, Any]:
+def measure(schedule: str, blueprint: str, proximal: float, length: int, episodes: int) -> dict[str, Any]:
     """Grow all slots of `episodes` hosts and report what is committed in the end."""
     simulation = simulate(
         range(episodes), task="digits", max_epochs=EPOCHS, reward="objective", training={"proximal": proximal}
     )
-    grower = Grower([[blueprint]], length)
+    grower = Grower([[blueprint]], length, start=max(LENGTHS) - length if schedule == "aligned" else 0)
     objective = np.zeros(episodes)
     for _ in range(EPOCHS):
         simulation.step(grower.act(simulation))
         objective += simulation.counters.objective
     accuracy = simulation.counters.committed_accuracy
     return {
+        "schedule": schedule,
         "blueprint": blueprint,
         "proximal": proximal,
         "training_epochs": length,
@@ -52,12 +57,14 @@ def measure(blueprint: str, proximal: float, length: int, episodes: int) -> dict
 
 def show(rows: list[dict[str, Any]]) -> str:
     """One line per blueprint and λ, one column per length: accuracy as mean ± standard deviation (fossils)."""
-    cells = {(row["blueprint"], row["proximal"], row["training_epochs"]): row for row in rows}
+    cells = {(row["schedule"], row["blueprint"], row["proximal"], row["training_epochs"]): row for row in rows}
     lines = []
-    for blueprint, proximal in product(BLUEPRINTS, PROXIMAL):
-        found = [cells[blueprint, proximal, length] for length in LENGTHS]
+    for kind in product(SCHEDULES, BLUEPRINTS, PROXIMAL):
+        if (*kind, LENGTHS[0]) not in cells:
+            continue
+        found = [cells[*kind, length] for length in LENGTHS]
         lines.append(
-            [f"{blueprint}  λ = {proximal:g}"]
+            [f"{kind[0]}  {kind[1]}  λ = {kind[2]:g}"]
             + [f"{row['committed_accuracy']:.1f} ± {row['deviation']:.1f} ({row['fossilized']:.1f})" for row in found]
         )
     return table(["epochs of TRAINING", *map(str, LENGTHS)], lines)
@@ -68,10 +75,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, default=RESULTS / "training_length.json")
     parser.add_argument("--episodes", type=int, default=8)
+    parser.add_argument("--schedule", choices=SCHEDULES, help="measure one schedule only")
     arguments = parser.parse_args()
-    combinations, rows = list(product(BLUEPRINTS, PROXIMAL, LENGTHS)), []
-    for blueprint, proximal, length in combinations:
-        rows.append(measure(blueprint, proximal, length, arguments.episodes))
+    schedules = SCHEDULES if arguments.schedule is None else (arguments.schedule,)
+    combinations, rows = list(product(schedules, BLUEPRINTS, PROXIMAL, LENGTHS)), []
+    for combination in combinations:
+        rows.append(measure(*combination, arguments.episodes))
         print(f"\r{len(rows)} of {len(combinations)}", end="", file=sys.stderr, flush=True)
     print("\n" + show(rows))
     settings = {"task": "digits", "epochs": EPOCHS, "slots": 3, "tempo": "STANDARD", "style": "SIGMOID_ADD"}

@@ -97,8 +97,8 @@ class TrainingConfig(Options):
     """L2 decay of the host and of fossilized seeds; live seeds have none."""
     clip_norm: float = 1.0
     """Gradient norm at which the host, and each live seed on its own, is clipped."""
-    proximal: float = 0.1
-    """λ of the proximal term that keeps a seed in TRAINING from drifting."""
+    proximal: float = 0.5
+    """λ of the proximal term that keeps a seed in TRAINING from drifting; chosen in docs/training_length.md."""
     batch_size: int | None = None
     """Samples per training batch."""
     batches_per_epoch: int | None = None

@@ -74,7 +74,7 @@ class AttentionSeed(nn.Module):
         super().__init__()
         self.squeeze = nn.Linear(c, max(4, c // 4), bias=False)
         self.excite = nn.Linear(max(4, c // 4), c, bias=False)
-        nn.init.zeros_(self.excite.weight)
+        self.excite.weight.data *= 0.1
 
     def forward(self, x: Tensor) -> Tensor:
         excitation = self.excite(F.silu(self.squeeze(x.mean((2, 3)))))
@@ -110,7 +110,7 @@ class Gate(nn.Module):
         super().__init__()
         hidden = max(8, c // 4)
         self.hidden, self.out = nn.Linear(c, hidden), nn.Linear(hidden, 1)
-        for parameter in (self.hidden.bias, self.out.weight, self.out.bias):
+        for parameter in (self.hidden.bias, self.out.bias):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -198,7 +198,7 @@ class Settings:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     clip_norm: float = 1.0
-    proximal: float = 0.1
+    proximal: float = 0.5
     batch_size: int = 64
     validation_batch: int = 128
     max_epochs: int = 50

@@ -115,7 +115,9 @@ def _then_and_now(updates: Sequence[Metrics], prefix: str, unit: str, *, percent
     largest = max((abs(value) for value in now.values()), default=1.0) or 1.0
     lines = [_row("th", ["", f"{unit}, first tenth", "last tenth", ""])]
     for name in sorted(names, key=lambda name: -abs(now[name])):
-        values = [f"{v:.1%}" if percent else f"{v:+.3f}" for v in (_mean(updates[:tenth], name), now[name])]
+        values = [
+            f"{v:.1%}" if percent else f"{round(v, 3) + 0.0:+.3f}" for v in (_mean(updates[:tenth], name), now[name])
+        ]
         bar = f'<i style="width:{8 * abs(now[name]) / largest:.2f}em"{" class=loss" * (now[name] < 0)}></i>'
         lines.append(_row("td", [escape(name.removeprefix(prefix)), *values, bar]))
     return _table(lines)
@@ -188,7 +190,7 @@ class Frame:
     width: int = 900
     height: int = 380
     left: int = 46
-    right: int = 190
+    right: int = 200
     top: int = 12
     bottom: int = 42
 
@@ -211,9 +213,8 @@ def curve(updates: Sequence[Metrics], results: Mapping[str, Mapping[str, Estimat
     margin = 0.05 * (max(values) - min(values) or 1.0)
     frame = Frame(updates[-1]["steps"], min(values) - margin, max(values) + margin)
     shapes = _axes(frame)
-    for agent, reached in held_out.items():
-        draw = _dot if agent == trained else _band
-        shapes.append(draw(frame, reached, _colour(agent, trained)))
+    for column, (agent, reached) in enumerate(held_out.items()):
+        shapes += _reached(frame, reached, _colour(agent, trained), column, is_line=agent != trained)
     path = " ".join(f"{frame.x(steps):.1f},{frame.y(value):.1f}" for steps, value in points)
     shapes.append(f'<polyline points="{path}" fill="none" stroke="var(--trained)" stroke-width="2"/>')
     shapes += _labels(frame, held_out, trained)
@@ -250,33 +251,28 @@ def _ticks(low: float, high: float, count: int = 6) -> list[float]:
     return [round(i * step, 10) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _band(frame: Frame, value: Estimate, colour: str) -> str:
-    """A baseline: a line and its interval."""
-    end, y, top, bottom = frame.width - frame.right, *(frame.y(v) for v in (value.mean, value.high, value.low))
-    return (
-        f'<rect x="{frame.left}" y="{top:.1f}" width="{end - frame.left}" height="{bottom - top:.1f}" fill="{colour}"'
-        f' opacity="0.13"/><line x1="{frame.left}" x2="{end}" y1="{y:.1f}" y2="{y:.1f}" stroke="{colour}"'
-        ' stroke-width="1.5" stroke-dasharray="6 4"/>'
+def _reached(frame: Frame, value: Estimate, colour: str, column: int, *, is_line: bool) -> list[str]:
+    """A policy's result: its interval beyond the end of the curve, and for a baseline a line to compare with."""
+    end, y, top, bottom = frame.width - frame.right, *(f"{frame.y(v):.1f}" for v in (value.mean, value.high, value.low))
+    x = end + 12 + 11 * column
+    line = (
+        f'<line x1="{frame.left}" x2="{x}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="1.5" '
+        'stroke-dasharray="6 4" opacity="0.8"/>'
     )
-
-
-def _dot(frame: Frame, value: Estimate, colour: str) -> str:
-    """The trained policy: a dot and its interval beyond the end of the curve."""
-    x, y, top, bottom = frame.width - frame.right + 10, *(frame.y(v) for v in (value.mean, value.high, value.low))
-    return (
-        f'<line x1="{x}" x2="{x}" y1="{top:.1f}" y2="{bottom:.1f}" stroke="{colour}" stroke-width="2"/>'
-        f'<circle cx="{x}" cy="{y:.1f}" r="4.5" fill="{colour}"/>'
-    )
+    interval = f'<line x1="{x}" x2="{x}" y1="{top}" y2="{bottom}" stroke="{colour}" stroke-width="2"/>'
+    dot = f'<circle cx="{x}" cy="{y}" r="4" fill="{colour}"/>'
+    return [line, interval, dot] if is_line else [interval, dot]
 
 
 def _labels(frame: Frame, held_out: Mapping[str, Estimate], trained: str) -> list[str]:
     """Names at the right of what they name, moved apart where they would overlap."""
     shapes, last = [], float("-inf")
+    x = frame.width - frame.right + 24 + 11 * len(held_out)
     for agent, value in sorted(held_out.items(), key=lambda item: -item[1].mean):
         last = max(frame.y(value.mean) + 4, last + 16)
         weight = ' font-weight="bold"' if agent == trained else ""
         shapes.append(
-            f'<text x="{frame.width - frame.right + 22}" y="{last:.1f}" style="fill:{_colour(agent, trained)}"{weight}>'
+            f'<text x="{x}" y="{last:.1f}" style="fill:{_colour(agent, trained)}"{weight}>'
             f"{escape(agent)} {value.mean:.2f}</text>"
         )
     return shapes
@@ -327,7 +323,7 @@ li {{ font-size: .9rem; }}
 <h2>How it learned</h2>
 {curve}
 <p>Line: mean objective return of the episodes that ended in each update, on training seeds with actions drawn.
-Dashed lines with bands, and the dot: baselines and trained policy on held-out seeds, with 95 % intervals.</p>
+Dots with 95 % intervals, and dashed lines: trained policy and baselines on held-out seeds.</p>
 <h2>What it does</h2>
 {ops}
 <h2>What it plants, and what becomes of it</h2>

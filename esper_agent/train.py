@@ -265,12 +265,15 @@ def train(
 def make_policy(config: TrainConfig) -> tuple[ActorCritic, EnvConfig]:
     """The untrained policy of a run, and the resolved configuration of its environment."""
     from esper_agent.policies.actor_critic import ActorCritic
+    from esper_agent.policies.baselines import BASELINES
     from esper_agent.policies.registry import create_policy
     from esper_env.env import SeedEnv
 
     env = SeedEnv(**config.env_options)
-    options = {"critic": config.ppo.critic, **config.policy_options}
-    policy = create_policy(config.policy, env, device=config.device, seed=config.seed, **options)
+    policy: object = None
+    if config.policy not in BASELINES:
+        options = {"critic": config.ppo.critic, **config.policy_options}
+        policy = create_policy(config.policy, env, device=config.device, seed=config.seed, **options)
     if not isinstance(policy, ActorCritic):
         raise ConfigError(f"Policy {config.policy!r} does not learn; choose one that does, such as 'lstm'.")
     return policy, env.config

@@ -1,0 +1,341 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from esper_agent import checkpoint, cli
+from esper_agent.config import PPOConfig
+from esper_agent.learning import ppo
+from esper_agent.loggers import read_metrics
+from esper_agent.train import (
+    HOST_SEEDS,
+    SELECTION_SEED,
+    TrainConfig,
+    interruptible,
+    load_config,
+    load_policy,
+    progress_line,
+    single_thread,
+    train,
+)
+from esper_env.config import ConfigError
+
+ENV = {"max_epochs": 4, "training": {"batches_per_epoch": 1, "val_samples": 32}}
+NARROW = {"width": 16, "head_width": 8}
+UPDATE = 32
+"""Steps of an update: 8 hosts, 4 epochs."""
+
+
+def tiny(folder, **changes):
+    """A run of three updates that takes a second."""
+    config = TrainConfig(
+        run=str(folder),
+        env=ENV,
+        policy_options=NARROW,
+        steps=3 * UPDATE,
+        num_envs=8,
+        threads=1,
+        checkpoint_interval=1,
+        evaluation_episodes=2,
+        evaluation_interval=2,
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def quiet(metrics, config):
+    pass
+
+
+def flags(config):
+    """The command line of a configuration."""
+    words = []
+    for name, value in dataclasses.asdict(config).items():
+        if name not in ("ppo", "loggers") and value is not None:
+            words += [f"--{name.replace('_', '-')}", json.dumps(value) if isinstance(value, dict) else str(value)]
+    return words
+
+
+def esper(*words, **options):
+    """Start the command line in a process of its own."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "esper_agent", *words],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
+
+
+def ended(process):
+    """The exit code; what the process said is shown when the test fails."""
+    print(*process.communicate(timeout=120), sep="\n")
+    return process.returncode
+
+
+def same(a, b):
+    """Equal in every bit, whatever it is made of."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and a.shape == b.shape and same(a.numpy(force=True), b.numpy(force=True))
+    if isinstance(a, np.ndarray) and a.dtype != object:
+        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(*pair) for pair in zip(a, b, strict=True))
+    if isinstance(a, np.random.Generator):
+        return same(a.bit_generator.state, b.bit_generator.state)
+    return same(vars(a), vars(b)) if hasattr(a, "__dict__") else a == b or (a != a and b != b)
+
+
+def last(folder):
+    """What the run's last checkpoint holds, but for what depends on its folder."""
+    content = checkpoint.read(folder / "checkpoints" / checkpoint.LAST)
+    content["rollouts"] = checkpoint.unpack(content["rollouts"])
+    del content["config"]
+    return content
+
+
+def rows(folder):
+    """The metrics, but for how fast things went."""
+    return [
+        {name: value for name, value in row.items() if not name.startswith("speed/")}
+        for row in read_metrics(folder / "metrics.csv")
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run that tests only read."""
+    folder = tmp_path_factory.mktemp("runs") / "trained"
+    assert train(tiny(folder), show=quiet)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        # Rollouts end in the middle of episodes, and every normalizer is at work.
+        {"rollout_steps": 6, "policy_options": {**NARROW, "normalize_observations": True}},
+        {"policy": "mlp", "ppo": PPOConfig(baseline="state")},
+    ],
+)
+def test_a_run_resumed_in_another_process_equals_one_in_one_go_bit_for_bit(tmp_path, options):
+    update = 8 * options.get("rollout_steps", 4)
+    train(tiny(tmp_path / "one_go", steps=6 * update, **options), show=quiet)
+    train(tiny(tmp_path / "resumed", steps=3 * update, **options), show=quiet)
+    process = esper("train", "--run", str(tmp_path / "resumed"), "--resume", "--steps", str(6 * update))
+    assert ended(process) == 0
+
+    one_go, resumed = last(tmp_path / "one_go"), last(tmp_path / "resumed")
+    assert list(one_go) == ["format", "version", "policy", "ppo", "rollouts", "counters"]
+    for part in one_go:
+        assert same(one_go[part], resumed[part]), part
+    assert one_go["counters"] | {"best": 0} == {"steps": 6 * update, "updates": 6, "best": 0}
+    assert rows(tmp_path / "one_go") == rows(tmp_path / "resumed")
+    for name in ("one_go", "resumed"):
+        assert (tmp_path / name / "episodes.jsonl").read_text()
+    assert (tmp_path / "one_go" / "episodes.jsonl").read_text() == (tmp_path / "resumed" / "episodes.jsonl").read_text()
+    assert load_config(tmp_path / "resumed").steps == 6 * update
+
+
+def test_the_comparison_sees_a_single_bit(trained):
+    a, b = last(trained), last(trained)
+    assert same(a, b)
+    next(iter(b["policy"].values())).view(torch.int32).view(-1)[0] ^= 1
+    assert not same(a, b)
+
+
+def test_training_again_gives_the_same_bits_and_another_seed_does_not(trained, tmp_path):
+    train(tiny(tmp_path / "again"), show=quiet)
+    train(tiny(tmp_path / "other", seed=1), show=quiet)
+    assert same(last(trained), last(tmp_path / "again"))
+    assert not same(last(trained)["policy"], last(tmp_path / "other")["policy"])
+
+
+def test_what_came_after_the_checkpoint_is_lived_again(tmp_path, trained):
+    train(tiny(tmp_path, checkpoint_interval=2, evaluation_episodes=0), show=quiet)
+    (tmp_path / "checkpoints" / checkpoint.LAST).unlink()
+    os.link(tmp_path / "checkpoints" / f"steps-{2 * UPDATE:012d}.pt", tmp_path / "checkpoints" / checkpoint.LAST)
+    with (tmp_path / "metrics.csv").open("a") as file, (tmp_path / "episodes.jsonl").open("a") as more:
+        file.write("96.0,3")
+        more.write('{"update": 1, "en')
+    train(tiny(tmp_path, checkpoint_interval=2, evaluation_episodes=0), resume=True, show=quiet)
+    assert [row["updates"] for row in rows(tmp_path)] == ["1.0", "2.0", "3.0"]
+    assert (tmp_path / "episodes.jsonl").read_text() == (trained / "episodes.jsonl").read_text()
+
+
+def test_ctrl_c_finishes_the_update_saves_and_exits_130_and_resume_goes_on(tmp_path):
+    config = tiny(tmp_path / "run", steps=1_000_000, checkpoint_interval=1_000_000, evaluation_episodes=0)
+    process = esper("train", *flags(config))
+    assert "steps" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "--resume" in said
+    steps = last(tmp_path / "run")["counters"]["steps"]
+    assert steps == float(rows(tmp_path / "run")[-1]["steps"]) >= UPDATE
+
+    process = esper("train", "--run", str(tmp_path / "run"), "--resume", "--steps", str(steps + UPDATE))
+    assert ended(process) == 0
+    assert last(tmp_path / "run")["counters"]["steps"] == steps + UPDATE
+
+
+def test_a_second_ctrl_c_does_not_wait(capsys):
+    before = signal.getsignal(signal.SIGINT)
+    with interruptible() as interrupted:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupted.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert "Finishing this update" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_diverging_run_ends_with_its_last_good_checkpoint(tmp_path, monkeypatch, capsys):
+    calls = 0
+
+    def poisoned(*arguments):
+        nonlocal calls
+        calls += 1
+        loss = ppo.Loss(*vars(honest(*arguments)).values())
+        return dataclasses.replace(loss, total=loss.total * float("nan")) if calls > 40 else loss
+
+    honest = ppo.ppo_loss
+    monkeypatch.setattr(ppo, "ppo_loss", poisoned)
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.argv", ["esper"])
+        code = cli.run(["train", *flags(tiny(tmp_path / "run", steps=10 * UPDATE))])
+    assert code == 1
+    said = capsys.readouterr().err
+    assert "error: 3 steps in a row had a non-finite loss or gradient" in said
+    assert "Traceback" not in said
+    kept = last(tmp_path / "run")
+    assert kept["counters"]["updates"] == 1
+    assert all(tensor.isfinite().all() for tensor in kept["policy"].values())
+
+
+def test_a_run_whose_time_is_up_ends_with_the_update_in_progress(tmp_path):
+    assert train(tiny(tmp_path), show=quiet, budget=0.0)
+    assert last(tmp_path)["counters"]["updates"] == 1
+
+
+def test_a_finished_run_that_is_resumed_does_nothing(tmp_path, trained):
+    before = last(trained)
+    assert train(tiny(trained), resume=True, show=quiet)
+    assert same(before, last(trained))
+
+
+def test_the_best_policy_is_the_one_that_scored_best_on_the_selection_seeds(tmp_path):
+    train(tiny(tmp_path, steps=8 * UPDATE, ppo=PPOConfig(learning_rate=1e-2)), show=quiet)
+    scores = {float(r["steps"]): float(score) for r in rows(tmp_path) if (score := r["evaluation/objective_return"])}
+    assert list(scores) == [n * UPDATE for n in (2, 4, 6, 8)]
+    best = checkpoint.read(tmp_path / "checkpoints" / checkpoint.BEST)["counters"]
+    assert best["steps"] == max(scores, key=scores.get)
+    assert best["best"] == max(scores.values())
+
+
+def test_a_policy_is_loaded_as_it_was_saved(trained):
+    policy, config = load_policy(trained, "last")
+    assert same(dict(policy.state_dict()), dict(last(trained)["policy"]))
+    assert config == tiny(trained)
+    with pytest.raises(ConfigError, match="Did you mean 'last'"):
+        load_policy(trained, "lasst")
+
+
+def test_without_an_evaluation_the_last_policy_is_the_best(tmp_path):
+    train(tiny(tmp_path, steps=UPDATE, evaluation_episodes=0), show=quiet)
+    assert not (tmp_path / "checkpoints" / checkpoint.BEST).exists()
+    load_policy(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"ppo": PPOConfig(gamma=0.9)}, "ppo.gamma is 0.9 but the environment's reward has gamma 0.995"),
+        ({"policy": "lstn"}, "Unknown policy 'lstn'. Did you mean 'lstm'"),
+        ({"policy": "wait"}, "'wait' does not learn"),
+        ({"policy_options": {"widht": 3}}, "Did you mean 'width'"),
+        ({"task": "digit"}, "Unknown task 'digit'. Did you mean 'digits'"),
+        ({"env": {"max_epoch": 4}}, "Did you mean 'max_epochs'"),
+        ({"backend": "batch"}, "Did you mean 'batched'"),
+        ({"num_envs": 4}, "8 minibatches of whole environments"),
+    ],
+)
+def test_a_configuration_that_cannot_work_is_refused_before_anything_is_written(tmp_path, changes, reason):
+    with pytest.raises(ConfigError) as refusal:
+        train(tiny(tmp_path / "run", **changes), show=quiet)
+    assert reason in str(refusal.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"loggers": ("tensorbord",)}, "Did you mean 'tensorboard'"),
+        ({"env": {"task": "shapes"}}, "Give task as an argument of its own"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"seed": 900}, "seed must be between 0 and 899"),
+        ({"seed": 899, "num_envs": 1001}, "num_envs must be at most 1000"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused_at_once(changes, reason):
+    with pytest.raises(ConfigError, match=reason):
+        TrainConfig(**changes)
+
+
+def test_a_run_is_continued_but_never_overwritten(trained):
+    before = last(trained)
+    with pytest.raises(ConfigError, match=r"holds a run already: continue it with --resume"):
+        train(tiny(trained), show=quiet)
+    assert same(before, last(trained))
+
+
+@pytest.mark.parametrize("change", [{"seed": 3}, {"num_envs": 16}, {"ppo": PPOConfig(clip=0.1)}, {"policy": "mlp"}])
+def test_a_resumed_run_keeps_what_its_future_follows_from(trained, change):
+    name = next(iter(change))
+    with pytest.raises(ConfigError, match=f"The run began with {name}="):
+        train(tiny(trained, steps=1000, **change), resume=True, show=quiet)
+
+
+def test_there_must_be_something_to_resume(tmp_path):
+    with pytest.raises(ConfigError, match="no checkpoint to resume from"):
+        train(tiny(tmp_path), resume=True, show=quiet)
+    with pytest.raises(ConfigError, match="There is no run in"):
+        load_config(tmp_path / "nowhere")
+
+
+def test_a_configuration_survives_its_file(tmp_path):
+    config = tiny(tmp_path, ppo=PPOConfig(clip=0.1), loggers=("tensorboard",), steps=UPDATE)
+    train(config, show=quiet)
+    assert load_config(tmp_path) == config
+
+
+def test_training_seeds_stay_below_those_that_choose_the_best():
+    config = TrainConfig(seed=899, num_envs=1000)
+    assert config.seed * HOST_SEEDS + config.num_envs <= SELECTION_SEED
+
+
+def test_torch_gets_its_threads_back():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with single_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_update_is_told_in_one_line():
+    line = progress_line({"steps": 1600.0, "speed/steps_per_second": 250.4, "episode/objective_return": 2.345}, 3200)
+    assert line.split() == ["1,600/3,200", "steps", "250/s", "return", "2.35"]

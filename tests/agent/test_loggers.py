@@ -1,0 +1,108 @@
+import json
+import math
+import sys
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from esper_agent.loggers import EpisodesFile, MetricsFile, Services, read_metrics
+from esper_agent.train import Training
+from esper_env.config import ConfigError
+from tests.agent.test_train import ENV, tiny
+
+
+@pytest.fixture(scope="module")
+def rollout(tmp_path_factory):
+    """Two and a half episodes of four steps on each of eight hosts."""
+    training = Training(tiny(tmp_path_factory.mktemp("run"), rollout_steps=10))
+    collected = training.rollouts.collect()
+    training.close()
+    return collected
+
+
+def test_rows_keep_the_columns_that_came_first(tmp_path):
+    file = MetricsFile(tmp_path / "m.csv")
+    file.write({"updates": 1.0, "b": 2.0})
+    file.write({"updates": 2.0, "late": 4.0, "b": math.nan})
+    file.write({"updates": 3.0})
+    assert (tmp_path / "m.csv").read_text().split() == ["updates,b,late", "1.0,2.0,", "2.0,,4.0", "3.0,,"]
+
+
+def test_a_number_is_read_back_as_it_was(tmp_path):
+    file = MetricsFile(tmp_path / "m.csv")
+    file.write({"updates": 1.0, "a": 0.1 + 0.2, "b": float("inf")})
+    (row,) = read_metrics(tmp_path / "m.csv")
+    assert float(row["a"]) == 0.1 + 0.2
+    assert float(row["b"]) == float("inf")
+
+
+def test_a_resumed_file_forgets_the_future_and_goes_on(tmp_path):
+    path = tmp_path / "m.csv"
+    first = MetricsFile(path)
+    for update in (1.0, 2.0, 3.0):
+        first.write({"updates": update, "a": 10 * update})
+    with path.open("a") as file:
+        file.write("1")  # the process was killed here
+    resumed = MetricsFile(path)
+    resumed.resume(2)
+    resumed.write({"updates": 3.0, "a": 31.0, "b": 5.0})
+    assert path.read_text().split() == ["updates,a,b", "1.0,10.0,", "2.0,20.0,", "3.0,31.0,5.0"]
+
+
+def test_a_file_that_begins_anew_is_empty(tmp_path):
+    MetricsFile(tmp_path / "m.csv").write({"updates": 1.0, "old": 2.0})
+    file = MetricsFile(tmp_path / "m.csv")
+    file.resume(0)
+    file.write({"updates": 1.0, "new": 3.0})
+    assert (tmp_path / "m.csv").read_text().split() == ["updates,new", "1.0,3.0"]
+
+
+def test_every_whole_episode_is_told_decision_by_decision(tmp_path, rollout):
+    EpisodesFile(tmp_path / "e.jsonl").write(rollout, 7)
+    episodes = [json.loads(line) for line in (tmp_path / "e.jsonl").read_text().splitlines()]
+    assert [(episode["update"], episode["env"]) for episode in episodes] == [(7, env) for env in range(8) for _ in "ab"]
+    for number, episode in enumerate(episodes):
+        span = (number // 2, slice(4 * (number % 2), 4 * (number % 2) + ENV["max_epochs"]))
+        assert episode["action"] == rollout["action"][span].tolist()
+        assert episode["stage"] == rollout["next", "info", "stage"][span].tolist()
+        assert episode["log_prob"] == pytest.approx(rollout["action_log_prob"][span].numpy(), abs=1e-4)
+        assert len(episode["value"]) == len(episode["val_accuracy"]) == len(episode["executed"]) == 4
+        objective = rollout["next", "info", "objective_reward"][span].sum()
+        assert episode["objective_return"] == pytest.approx(float(objective), abs=1e-4)
+        terms = sum(sum(term) for term in episode["reward_terms"].values())
+        assert terms == pytest.approx(float(rollout["next", "reward"][span].sum()), abs=2e-3)
+
+
+def test_resumed_episodes_forget_the_future_and_a_line_cut_short(tmp_path, rollout):
+    path = tmp_path / "e.jsonl"
+    file = EpisodesFile(path)
+    file.write(rollout, 1)
+    kept = path.read_text()
+    file.write(rollout, 2)
+    with path.open("a") as more:
+        more.write('{"update": 1, "env"')
+    EpisodesFile(path).resume(1)
+    assert path.read_text() == kept
+
+
+def test_tensorboard_gets_every_number(tmp_path):
+    services = Services(["tensorboard"], tmp_path)
+    services.send({"loss/total": 0.5, "nothing": math.nan}, 32)
+    services.send({"loss/total": 0.25}, 64)
+    services.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert events.Tags()["scalars"] == ["loss/total"]
+    assert [(event.step, event.value) for event in events.Scalars("loss/total")] == [(32, 0.5), (64, 0.25)]
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow", "tensorboard"])
+def test_a_missing_package_is_named(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ConfigError, match=f"needs a package that is not here: pip install {name}"):
+        Services([name], tmp_path)
+
+
+def test_an_unknown_logger_is_refused_with_its_nearest_name(tmp_path):
+    with pytest.raises(ConfigError, match="Did you mean 'mlflow'"):
+        Services(["mlfow"], tmp_path)

@@ -1,0 +1,200 @@
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+from esper_agent import cli, doctor
+from esper_agent.listing import SECTIONS, listing
+from esper_agent.policies.registry import policy_names
+from esper_agent.train import TrainConfig, load_config
+from esper_env.actions import blueprint_names
+from esper_env.registration import IDS
+from esper_env.tasks import TASKS
+from tests.agent.test_train import UPDATE, ended, esper, flags, tiny
+
+COMMANDS = ("train", *cli.COMMANDS)
+
+
+HELPED = """
+import sys
+from esper_agent.cli import run
+try:
+    run(sys.argv[1:])
+except SystemExit:
+    print("torch" in sys.modules)
+"""
+
+
+def called(*words):
+    """Exit code, stdout and stderr of a command in a process of its own."""
+    process = esper(*words)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run made from the command line."""
+    folder = tmp_path_factory.mktemp("runs") / "r"
+    assert ended(esper("train", *flags(tiny(folder)))) == 0
+    return folder
+
+
+@pytest.mark.parametrize("words", [(), *((command,) for command in COMMANDS)])
+def test_there_is_help_on_every_level(words):
+    code, out, err = called(*words, "--help")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"usage: esper {' '.join(words)}".rstrip())
+
+
+def test_help_comes_without_torch():
+    for words in ((), ("train",), ("evaluate",), ("demo",)):
+        result = subprocess.run([sys.executable, "-c", HELPED, *words, "--help"], capture_output=True, text=True)
+        assert result.stdout.splitlines()[-1] == "False", result.stderr
+
+
+def test_flags_become_a_configuration(run):
+    assert load_config(run) == tiny(run)
+    command = cli._parse(["train", "--ppo.gamma", "0.9", "--loggers", "tensorboard", "--rollout-steps", "7"])
+    assert command.config == TrainConfig(ppo=command.config.ppo, loggers=("tensorboard",), rollout_steps=7)
+    assert command.config.ppo.gamma == 0.9
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("trian",), "train"),
+        (("train", "--stps", "3"), "--steps"),
+        (("train", "--steps", "many"), "many"),
+        (("train", "--env", "[1]"), "JSON object"),
+        (("train", "--env", "{"), "JSON"),
+        (("train", "--seed", "-1"), "seed must be between 0 and 899"),
+        (("train", "--ppo.clip", "-1"), "clip must be at least 0"),
+        (("train", "--task", "digit", "--run", "nowhere"), "Did you mean 'digits'"),
+        (("train", "--resume", "--run", "nowhere"), "There is no run in nowhere"),
+        (("evaluate",), "Nothing to evaluate"),
+        (("evaluate", "--policy", "wiat"), "Did you mean 'wait'"),
+        (("evaluate", "--policy", "wait", "--task", "digit"), "Did you mean 'digits'"),
+        (("evaluate", "--policy", "wait", "--episodes", "0"), "episodes must be at least 1"),
+        (("evaluate", "--run", "nowhere"), "There is no run in nowhere"),
+        (("report", "nowhere"), "There is no run in nowhere"),
+        (("list", "everything"), "blueprints"),
+        (("demo", "--minutes", "-1"), "minutes must be at least 0"),
+    ],
+)
+def test_bad_usage_exits_2_and_says_why(capsys, words, said):
+    try:
+        code = cli.run(words)
+    except SystemExit as refusal:
+        code = refusal.code
+    assert code == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_configuration_error_is_one_line_in_a_process_too(run):
+    code, out, err = called("train", "--run", str(run))
+    assert (code, out) == (2, "")
+    assert err == f"error: {run} holds a run already: continue it with --resume, or choose another --run.\n"
+
+
+def test_other_errors_exit_1_with_their_cause_and_show_more_when_asked(run, tmp_path, capsys, monkeypatch):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text((run / "config.json").read_text())
+    (tmp_path / "checkpoints" / "last.pt").write_bytes(b"damaged")
+    assert cli.run(["evaluate", "--run", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {tmp_path}/checkpoints/last.pt is damaged")
+    assert said.count("\n") == 1
+    for words in (["--debug"], []):
+        assert cli.run(["evaluate", "--run", str(tmp_path), *words]) == 1
+        assert "Traceback" in capsys.readouterr().err
+        monkeypatch.setenv("ESPER_DEBUG", "1")
+
+
+def test_an_error_that_is_not_ours_is_named_by_its_type(capsys, monkeypatch):
+    def fail(self):
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(cli.Doctor, "__call__", fail)
+    assert cli.run(["doctor"]) == 1
+    assert capsys.readouterr().err == "error: ZeroDivisionError: division by zero (--debug shows where)\n"
+
+
+def test_evaluation_prints_a_line_per_policy_and_writes_rows(run, tmp_path, capsys):
+    file = tmp_path / "rows.csv"
+    words = ["--run", str(run), "--policy", "wait", "random", "--episodes", "3", "--threads", "1", "--csv", str(file)]
+    assert cli.run(["evaluate", *words]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]] == ["lstm", "wait", "random"]
+    assert len(file.read_text().splitlines()) == 1 + 9
+    assert cli.run(["evaluate", *words, "--checkpoint", "last", "--sample"]) == 0
+
+
+def test_evaluation_of_a_name_needs_no_run(capsys):
+    env = json.dumps({"max_epochs": 2, "training": {"batches_per_epoch": 1, "val_samples": 32}})
+    assert cli.run(["evaluate", "--policy", "wait", "--task", "shapes", "--env", env, "--episodes", "2"]) == 0
+    assert "wait" in capsys.readouterr().out
+
+
+def test_lists_name_everything(capsys):
+    assert cli.run(["list"]) == 0
+    everything = capsys.readouterr().out
+    for name in (*IDS, *TASKS, *blueprint_names()[1:], *policy_names(), "loss/total"):
+        assert name in everything
+    assert cli.run(["list", "tasks"]) == 0
+    assert capsys.readouterr().out == listing("tasks") + "\n"
+    assert all("registered by you" not in listing(section) for section in SECTIONS)
+
+
+def test_the_doctor_names_versions_and_what_is_missing(capsys, monkeypatch):
+    assert cli.run(["doctor"]) == 0
+    said = capsys.readouterr().out
+    for words in ("torch", "Cores: ", "Devices: cpu", "GroupNorm's backward: ", "can run"):
+        assert words in said
+    monkeypatch.setitem(doctor.EXTRAS, "agent", ("torchrl", "no-such-package"))
+    assert cli.run(["doctor"]) == 1
+    assert "Missing: no-such-package. To have them: pip install 'esper[agent]'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("statement", "crashes"), [("pass", False), ("import os; os.kill(os.getpid(), 11)", True)])
+def test_the_doctor_survives_a_crash_of_what_it_examines(monkeypatch, statement, crashes):
+    monkeypatch.setattr(doctor, "GROUP_NORM_BACKWARD", statement)
+    assert doctor.group_norm_crashes() is crashes
+
+
+def test_a_missing_extra_is_named():
+    code = "import sys; sys.modules['tyro'] = None; from esper_agent.__main__ import main; sys.exit(main())"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr == "error: tyro is not installed; the agent needs it: pip install 'esper[agent]'\n"
+
+
+def test_a_terminal_gets_a_bar_and_anything_else_gets_lines(tmp_path):
+    terminal, ours = pty.openpty()
+    config = tiny(tmp_path / "bar", evaluation_episodes=0)
+    words = [sys.executable, "-m", "esper_agent", "train", *flags(config)]
+    process = subprocess.Popen(words, stderr=ours, stdout=subprocess.DEVNULL, env={**os.environ, "TERM": "xterm"})
+    os.close(ours)
+    shown = b""
+    while chunk := _read(terminal):
+        shown += chunk
+    os.close(terminal)
+    assert process.wait(60) == 0
+    assert f"{3 * UPDATE}/{3 * UPDATE}".encode() in shown
+    assert b"committed" in shown
+    assert b"\x1b[" in shown
+
+    process = esper("train", *flags(tiny(tmp_path / "lines", evaluation_episodes=0)))
+    _, err = process.communicate(timeout=60)
+    lines = [line for line in err.splitlines() if "warning" not in line]
+    assert [line.split()[0] for line in lines] == [f"{n * UPDATE}/{3 * UPDATE}" for n in (1, 2, 3)]
+    assert "\x1b[" not in err
+
+
+def _read(terminal):
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # the other side is closed
+        return b""

@@ -1,0 +1,146 @@
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+
+from esper_agent.demo import _make_room, demo
+from esper_agent.evaluate import Estimate
+from esper_agent.loggers import read_metrics
+from esper_agent.policies.baselines import BASELINES
+from esper_agent.report import _ticks, curve, fates, write_report
+from esper_agent.train import train
+from esper_env.actions import Op, blueprint_names
+from esper_env.config import ConfigError
+from esper_env.lifecycle.stages import Stage
+from tests.agent.test_train import UPDATE, quiet, tiny
+from tests.conftest import action
+
+
+class Tags(HTMLParser):
+    """Collects what a page refers to, and checks that every tag is closed."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.references = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.references += [value for name, value in attributes if name in ("src", "href", "srcset")]
+        if tag not in ("meta", "li"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag != "li":
+            assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The page of a short run."""
+    folder = tmp_path_factory.mktemp("runs") / "r"
+    train(tiny(folder, steps=6 * UPDATE), show=quiet)
+    table, path = write_report(folder, 3)
+    return folder, table, path
+
+
+def test_the_page_stands_alone_and_is_well_formed(page):
+    text = page[2].read_text()
+    tags = Tags()
+    tags.feed(text)
+    assert tags.open == []
+    assert tags.references == []
+    assert "http" not in text
+    assert "prefers-color-scheme: dark" in text
+    assert "nan" not in re.sub(r"<style>.*</style>", "", text, flags=re.S).lower().split()
+
+
+def test_the_page_shows_the_trained_policy_beside_every_baseline(page):
+    folder, table, path = page
+    text = path.read_text()
+    for agent in ("<b>lstm</b>", *BASELINES):
+        assert f"<td>{agent}</td>" in text
+    assert [line.split()[0] for line in table.splitlines()[2:]] == ["lstm", *BASELINES]
+    assert len((folder / "evaluation.csv").read_text().splitlines()) == 1 + 3 * (1 + len(BASELINES))
+    for op in Op:
+        assert f"<td>{op.name}</td>" in text
+
+
+def test_the_curve_is_the_return_of_every_update(page):
+    rows = read_metrics(page[0] / "metrics.csv")
+    drawing = ElementTree.fromstring(re.search(r"<svg.*?</svg>", page[2].read_text(), re.S)[0])
+    line = drawing.find("polyline").get("points").split()
+    assert len(line) == len(rows) == 6
+    heights = [-float(point.split(",")[1]) for point in line]
+    returns = [float(row["episode/objective_return"]) for row in rows]
+    order = sorted(range(6), key=returns.__getitem__)
+    assert order == sorted(range(6), key=heights.__getitem__)
+
+
+def test_names_beside_the_curve_do_not_overlap():
+    updates = [{"steps": 32.0 * n, "episode/objective_return": float(n)} for n in (1, 2, 3)]
+    alike = {name: {"objective return": Estimate(2.0, 1.5, 2.5)} for name in ("lstm", *BASELINES)}
+    drawing = ElementTree.fromstring(curve(updates, alike, "lstm"))
+    heights = sorted(float(text.get("y")) for text in drawing.iter("text") if text.text.endswith("2.00"))
+    assert len(heights) == 5
+    assert all(b - a >= 15.9 for a, b in pairwise(heights))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 150_000), (-0.3, 0.7), (1e-3, 2e-3), (-12, 70)])
+def test_ticks_are_few_round_and_inside(low, high):
+    ticks = _ticks(low, high)
+    assert 3 <= len(ticks) <= 8
+    assert all(low <= tick <= high for tick in ticks)
+    assert all(len(f"{tick:g}") <= 6 for tick in ticks)
+
+
+def test_every_planted_seed_has_one_fate():
+    def account(stages, *decisions):
+        return {
+            "action": [list(map(int, decision)) for decision in decisions],
+            "executed": [1] * len(decisions),
+            "stage": [[int(stage), int(Stage.DORMANT)] for stage in stages],
+        }
+
+    plant, wait = action(Op.GERMINATE, 0, "norm"), action()
+    grown = (Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING, Stage.HOLDING, Stage.FOSSILIZED)
+    lost = (Stage.GERMINATED, Stage.PRUNED, Stage.EMBARGOED, Stage.GERMINATED, Stage.TRAINING)
+    counted = fates(
+        [
+            account(grown, plant, wait, wait, wait, action(Op.FOSSILIZE)),
+            account(lost, plant, action(Op.PRUNE), wait, action(Op.GERMINATE, 0, "attention"), wait),
+        ]
+    )
+    assert counted == {
+        "norm": {"planted": 2, "fossilized": 1, "pruned": 1},
+        "attention": {"planted": 1, "unfinished": 1},
+    }
+    assert set(counted) <= set(blueprint_names())
+
+
+def test_a_planting_that_was_not_executed_does_not_count():
+    refused = {"action": [list(map(int, action(Op.GERMINATE)))], "executed": [0], "stage": [[1]]}
+    assert fates([refused]) == {}
+
+
+def test_a_demo_replaces_an_earlier_run_but_nothing_else(tmp_path, capsys):
+    _make_room(tmp_path / "nothing")
+    run = tmp_path / "run"
+    train(tiny(run, steps=UPDATE), show=quiet)
+    _make_room(run)
+    assert not run.exists()
+    assert f"Replacing the earlier run in {run}." in capsys.readouterr().out
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.tex").touch()
+    with pytest.raises(ConfigError, match="holds no run; choose another --run"):
+        _make_room(tmp_path / "precious")
+    assert (tmp_path / "precious" / "thesis.tex").exists()
+
+
+@pytest.mark.slow
+def test_a_demo_ends_with_the_table_and_the_page(tmp_path, capsys):
+    for _ in range(2):
+        assert demo(tmp_path / "demo", minutes=0.0, episodes=2, threads=1, show=quiet)
+    *_, line = capsys.readouterr().out.splitlines()
+    assert line.endswith(str(tmp_path / "demo" / "report.html"))
+    assert (tmp_path / "demo" / "report.html").exists()

@@ -34,15 +34,29 @@ LATEST = 500
 """Episodes of the end of the training that the fate of seeds is counted over."""
 
 
-def write_report(run: Path, episodes: int, *, which: str = "best", threads: int = 1) -> tuple[str, Path]:
+def evaluate_baselines(config: TrainConfig, episodes: int, *, threads: int = 1) -> list[Episode]:
+    """What the policies that do not learn reach in the environment of a run."""
+    return evaluate_named(BASELINES, config.env_options, held_out_seeds(episodes), threads=threads)
+
+
+def write_report(
+    run: Path, episodes: int, *, which: str = "best", threads: int = 1, baselines: Sequence[Episode] | None = None
+) -> tuple[str, Path]:
     """Evaluate a run's policy and the baselines on held-out seeds and draw the page.
+
+    Args:
+        run: folder of the run.
+        episodes: held-out episodes per policy.
+        which: checkpoint of the run, `best` or `last`.
+        threads: stacks of hosts run at the same time.
+        baselines: what `evaluate_baselines` returned, where that has been done already.
 
     Returns:
         The table of results as text, and the path of the page; rows go to `evaluation.csv` beside it.
     """
-    config, seeds = load_config(run), held_out_seeds(episodes)
-    rows = evaluate_run(run, config.env_options, seeds, which=which, threads=threads)
-    rows += evaluate_named(BASELINES, config.env_options, seeds, threads=threads)
+    config = load_config(run)
+    rows = evaluate_run(run, config.env_options, held_out_seeds(episodes), which=which, threads=threads)
+    rows += evaluate_baselines(config, episodes, threads=threads) if baselines is None else baselines
     write_csv(run / "evaluation.csv", rows)
     page = run / "report.html"
     page.write_text(render(run, config, rows, which))

@@ -122,6 +122,9 @@ def _shaping(step: Transition, config: RewardConfig, phi: Callable[[Moment, Rewa
     return np.where(step.terminated, 0.0, config.gamma * phi(step.after, config)) - phi(step.before, config)
 
 
+OBJECTIVE = ("progress", "forfeit", "rent", "shock", "op_cost", "governor")
+
+
 def objective_terms(step: Transition, config: RewardConfig) -> Terms:
     """What the episode is really worth."""
     return {
@@ -204,6 +207,8 @@ def total(terms: Terms) -> Floats:
     return reduce(np.add, terms.values())
 
 
-def objective(transition: Transition, config: RewardConfig) -> Floats:
-    """The objective part of the reward, whatever the mode pays."""
+def objective(transition: Transition, config: RewardConfig, paid: Terms | None = None) -> Floats:
+    """The objective part of the reward, whatever the mode pays; built-in modes that pay it have it in `paid`."""
+    if paid is not None and config.mode in ("shaped", "objective"):
+        return total({name: paid[name] for name in OBJECTIVE})
     return total(objective_terms(transition, config))

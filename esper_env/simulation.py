@@ -194,7 +194,7 @@ class Simulation:
             budget=self.budget,
         )
         self.terms = reward.terms(transition, self.config.reward)
-        self.counters.objective = reward.objective(transition, self.config.reward)
+        self.counters.objective = reward.objective(transition, self.config.reward, self.terms)
         return Outcome(reward.total(self.terms), self.terms, terminated, events)
 
     def _decide(self, vectors: Ints) -> tuple[Actions, Bools]:

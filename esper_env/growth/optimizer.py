@@ -70,6 +70,13 @@ class BankUpdate:
 
     def measure(self, grads: Sequence[Tensor]) -> Tensor:
         """Add this batch's gradient norms to the statistics; returns squared norms of the rows."""
+        if len(self.norm_sum) == 1:
+            tensors = zip(self.stacks, grads, strict=True)
+            parts = [part for stack, grad in tensors for part in torch.split(grad, stack.sizes, 1)]
+            norms = torch.stack(torch._foreach_norm(parts))
+            self.norm_sum += norms
+            self.total_sum += norms.square().sum().sqrt()
+            return norms.square().sum().view(1)
         squares = [
             part.sum(1)
             for stack, grad in zip(self.stacks, grads, strict=True)

@@ -38,6 +38,11 @@ def chunk_bounds(envs: int, chunk: int, threads: int) -> list[tuple[int, int]]:
     return list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
 
 
+def evaluation_batch(hosts: int) -> int:
+    """Samples per pass of an evaluation: the same for every stack, since bits may depend on it; more for one host."""
+    return EVALUATION_BATCH if hosts > 1 else 4 * EVALUATION_BATCH
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Run torch on one thread: small hosts are slower on more, and bits depend on the number."""
@@ -205,7 +210,7 @@ class Population:
             finite = network.finite(mine.fossil)
             envs = np.arange(end - start)
             coalitions = CoalitionPass(network, envs, masks[start:end], mine.alpha, mine.algorithm)
-            loss, accuracy = coalitions.run(*data["val"], EVALUATION_BATCH)
+            loss, accuracy = coalitions.run(*data["val"], evaluation_batch(network.hosts))
             flops = coalitions.macs * 2.0 * data["val"][1].shape[1]
             return Growth(train_loss, gradients, loss, accuracy, finite, flops)
 
@@ -235,7 +240,7 @@ class Population:
             rows = chosen[mine] - start
             coalitions = CoalitionPass(self.stacks[stack], rows, masks[mine], alpha[start:end], algorithm[start:end])
             tensors = self.data[stack].tensors[split]
-            loss, accuracy = coalitions.run(*tensors, EVALUATION_BATCH)
+            loss, accuracy = coalitions.run(*tensors, evaluation_batch(end - start))
             return loss, accuracy, coalitions.macs[rows] * 2.0 * tensors[1].shape[1]
 
         parts = self._map(run)

@@ -21,9 +21,44 @@ Float32 = npt.NDArray[np.float32]
 
 def conv(x: Tensor, weight: Tensor, depthwise: bool = False) -> Tensor:
     """Shape-preserving convolution without bias; weight `[n, out, in, k, k]` (`in` is 1 when depthwise)."""
-    n, out = weight.shape[:2]
+    n, out, into, kernel = weight.shape[:4]
+    if kernel == 1 and n == 1:
+        return F.linear(x.permute(0, 2, 3, 1), weight.view(out, into)).permute(0, 3, 1, 2)
+    if kernel == 1 and into == 1:
+        return spread_channel(x, weight.view(n, out))
     groups = n * out if depthwise else n
-    return F.conv2d(x, weight.flatten(0, 1), padding=weight.shape[-1] // 2, groups=groups)
+    return F.conv2d(x, weight.flatten(0, 1), padding=kernel // 2, groups=groups)
+
+
+class _SpreadChannel(Function):
+    """A 1×1 convolution of one channel to several: an outer product, for which convolutions have no good kernel."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        rows = x.permute(0, 2, 3, 1).unsqueeze(-1) * weight
+        return rows.flatten(3).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor]:
+        x, weight = ctx.saved_tensors
+        batch, n, height, width = x.shape
+        rows = grad.permute(0, 2, 3, 1).reshape(batch, height, width, n, -1)
+        back = (rows * weight).sum(-1).permute(0, 3, 1, 2) if ctx.needs_input_grad[0] else None
+        product = (rows * x.permute(0, 2, 3, 1).unsqueeze(-1)).flatten(3).permute(0, 3, 1, 2)
+        return back, _sum_maps(product).view(n, -1)
+
+
+def spread_channel(x: Tensor, weight: Tensor) -> Tensor:
+    """1×1 convolution of n maps of one channel each; weight `[n, out]`."""
+    spread: Tensor = _SpreadChannel.apply(x, weight)  # type: ignore[no-untyped-call]
+    return spread
+
+
+def _sum_maps(x: Tensor) -> Tensor:
+    """Sum over batch and positions per channel, in an order that does not depend on how many channels there are."""
+    pooled = F.avg_pool2d(x, x.shape[2:]).flatten(1)
+    return pooled.T.contiguous().sum(1) * (x.shape[2] * x.shape[3])
 
 
 def norm_groups(channels: int) -> int:
@@ -62,7 +97,7 @@ class _Rescale(Function):
             return back, None
         product = grad * x
         if len(factor) == 1:
-            return back, product.transpose(0, 1).contiguous().flatten(1).sum(1).view(factor.shape)
+            return back, _sum_maps(product).view(factor.shape)
         return back, F.avg_pool2d(product, product.shape[2:]) * (product.shape[2] * product.shape[3])
 
 

@@ -120,6 +120,8 @@ class StackedNetwork:
             if bank_plan.gate is not None and bank.gates is not None:
                 openness = vectors_to_maps(GATE.openness(bank.gates.parameters, x))
             corrections.append(correct(delta, x, bank_plan.multiply, bank_plan.gate, openness))
+        if self.hosts == 1 and plan.banks[0].proximal is None:
+            return h + corrections[0] * plan.banks[0].alpha  # one blended seed: what Blend does, without its cost
         blended: Tensor = Blend.apply(h, self.hosts, plan.banks, proximal, *corrections)  # type: ignore[no-untyped-call]
         return blended
 

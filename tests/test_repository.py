@@ -109,10 +109,10 @@ def test_packages_are_typed(package):
 # The distribution
 
 
-def test_extras_are_those_of_the_contract_and_all_holds_them_all():
+def test_extras_are_those_of_the_contract_and_all_holds_them_all_but_ray():
     assert set(EXTRAS) <= CONTRACT_EXTRAS
     (everything,) = EXTRAS["all"]
-    assert set(re.findall(r"\w+", everything.partition("[")[2])) == set(EXTRAS) - {"all"}
+    assert set(re.findall(r"\w+", everything.partition("[")[2])) == set(EXTRAS) - {"all", "ray"}  # ray is large
 
 
 def test_the_core_depends_on_four_packages():

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from esper_env.actions import Algorithm
 from esper_env.arrays import Bools, Floats, Ints
 from esper_env.network.blending import add_rows, correct, select_rows
 from esper_env.network.blueprints import IMPLEMENTATIONS
-from esper_env.network.layers import vectors_to_maps
+from esper_env.network.layers import class_losses, vectors_to_maps
 from esper_env.network.network import GATE, BankKey, StackedNetwork
 
 
@@ -154,8 +153,7 @@ class CoalitionPass:
             x = self.network.host.spread(inputs, batch, start_hosts)
             y = targets[final_hosts, batch] if instances else targets[:, batch].expand(len(self._final), -1)
             logits = self._walk(x)
-            flat = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none")
-            losses[:, batch] = flat.view(len(self._final), -1)
+            losses[:, batch] = class_losses(logits, y)
             hits[:, batch] = logits.argmax(2) == y
         loss = losses.double().mean(1).cpu().numpy()
         accuracy = 100.0 * hits.sum(1).cpu().numpy() / samples

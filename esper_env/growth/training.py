@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from esper_env.arrays import Bools, Floats, Ints
 from esper_env.growth.optimizer import BankUpdate, Rates, StackedSgd
 from esper_env.lifecycle.stages import BLENDED, Stage
+from esper_env.network.layers import class_losses
 from esper_env.network.network import StackedNetwork
 
 VANISHING, EXPLODING = 1e-7, 10.0
@@ -79,8 +79,7 @@ def train_epoch(
     for batch in torch.split(sequence, batch_size):
         x, y = network.host.gather(inputs, batch, instance), gather_targets(targets, batch, instance)
         logits = network.train_logits(x, plans, proximal)
-        losses = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(network.hosts, -1)
-        mean = losses.mean(1)
+        mean = class_losses(logits, y).mean(1)
         sgd.step(mean.sum())
         loss_sum += mean.detach() * len(batch)
     loss = (loss_sum / order.shape[1]).double().cpu().numpy()

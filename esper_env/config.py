@@ -97,7 +97,7 @@ class TrainingConfig(Options):
     """L2 decay of the host and of fossilized seeds; live seeds have none."""
     clip_norm: float = 1.0
     """Gradient norm at which the host, and each live seed on its own, is clipped."""
-    proximal: float = 0.5
+    proximal: float = 1.0
     """λ of the proximal term that keeps a seed in TRAINING from drifting; chosen in docs/training_length.md."""
     batch_size: int | None = None
     """Samples per training batch."""

@@ -198,7 +198,7 @@ class Settings:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     clip_norm: float = 1.0
-    proximal: float = 0.5
+    proximal: float = 1.0
     batch_size: int = 64
     validation_batch: int = 128
     max_epochs: int = 50

@@ -159,7 +159,7 @@ def test_the_golden_trajectories_contain_every_op_and_stage():
     assert (executed == 0).sum() == 1
 
 
-@pytest.mark.parametrize("change", [{"host_lr": 0.0501}, {"momentum": 0.899}, {"proximal": 0.65}])
+@pytest.mark.parametrize("change", [{"host_lr": 0.0501}, {"momentum": 0.899}, {"proximal": 1.3}])
 def test_a_slight_change_of_training_does_not_pass_for_noise(change, monkeypatch):
     monkeypatch.setitem(OPTIONS, "training", OPTIONS["training"] | change)
     with pytest.raises(AssertionError, match=r"have changed .* -vN"):

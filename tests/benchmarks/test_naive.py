@@ -178,8 +178,8 @@ def test_three_blending_seeds_are_trained_and_valued_alike():
         pair.step(grower.act(pair.simulation))
         assert pair.losses()[0] == pytest.approx(pair.losses()[1], abs=2e-3)
         for index, record in enumerate(pair.naive.record.slots):
-            # A value may be off by the images that lie on the border between two classes.
-            for name, images_off in (("contribution", 2), ("interaction_sum", 12), ("shapley", 4)):
+            # A coalition's value may be off by two images on the border between two classes; these are differences.
+            for name, images_off in (("contribution", 4), ("interaction_sum", 12), ("shapley", 4)):
                 ours, theirs = getattr(slots, name)[0, index], getattr(record, name)
                 assert ours == pytest.approx(theirs, abs=images_off * 100 / 360 + 1e-6), name
     assert (slots.stage == Stage.BLENDING).all()

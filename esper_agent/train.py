@@ -62,7 +62,7 @@ class TrainConfig(Options):
     workers: int = 2
     """Processes of the other backends."""
     step_timeout: float = 600.0
-    """Seconds after which a silent worker is an error; longer than the longest update."""
+    """Seconds that a worker may take for one step before it counts as hanging; updates are not counted."""
     checkpoint_interval: int = 5
     """Updates between checkpoints."""
     keep: int = 3

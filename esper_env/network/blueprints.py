@@ -96,7 +96,7 @@ class _Convolutions(Blueprint):
     def delta(self, p: Mapping[str, Tensor], x: Tensor) -> Tensor:
         n = p["gamma"].shape[0]
         for i in range(len(self.kernels)):
-            x = F.relu_(layers.group_norm(layers.conv(x, p[f"conv{i}"]), n, p[f"scale{i}"], p[f"shift{i}"]))
+            x = layers.conv_norm_relu(x, p[f"conv{i}"], p[f"scale{i}"], p[f"shift{i}"])
         return layers.channel_scale(x, p["gamma"])
 
 
@@ -137,7 +137,7 @@ class Depthwise(Blueprint):
 
     def delta(self, p: Mapping[str, Tensor], x: Tensor) -> Tensor:
         x = layers.conv(layers.conv(x, p["depthwise"], depthwise=True), p["pointwise"])
-        x = F.relu_(layers.group_norm(x, p["gamma"].shape[0], p["scale"], p["shift"]))
+        x = layers.norm_relu(x, p["gamma"].shape[0], p["scale"], p["shift"])
         return layers.channel_scale(x, p["gamma"])
 
 

@@ -127,7 +127,7 @@ class CnnHost:
         """Convolution, norm and ReLU of one block."""
         weight = parameters[f"block{index}.conv"]
         scale, shift = parameters[f"block{index}.scale"], parameters[f"block{index}.shift"]
-        x = F.relu_(layers.group_norm(layers.conv(x, weight), weight.shape[0], scale, shift))
+        x = layers.conv_norm_relu(x, weight, scale, shift)
         return self._pool(index, x) if self.slot_after_pool else x
 
     def leave(self, index: int, x: Tensor) -> Tensor:

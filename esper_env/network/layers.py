@@ -18,47 +18,28 @@ from torch.autograd.function import Function
 
 Float32 = npt.NDArray[np.float32]
 
+NORM_EPSILON = 1e-5
+"""Added to variances; torch's default."""
+
 
 def conv(x: Tensor, weight: Tensor, depthwise: bool = False) -> Tensor:
     """Shape-preserving convolution without bias; weight `[n, out, in, k, k]` (`in` is 1 when depthwise)."""
     n, out, into, kernel = weight.shape[:4]
     if kernel == 1 and n == 1:
         return F.linear(x.permute(0, 2, 3, 1), weight.view(out, into)).permute(0, 3, 1, 2)
-    if kernel == 1 and into == 1:
-        return spread_channel(x, weight.view(n, out))
     groups = n * out if depthwise else n
     return F.conv2d(x, weight.flatten(0, 1), padding=kernel // 2, groups=groups)
-
-
-class _SpreadChannel(Function):
-    """A 1×1 convolution of one channel to several: an outer product, for which convolutions have no good kernel."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        rows = x.permute(0, 2, 3, 1).unsqueeze(-1) * weight
-        return rows.flatten(3).permute(0, 3, 1, 2)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor]:
-        x, weight = ctx.saved_tensors
-        batch, n, height, width = x.shape
-        rows = grad.permute(0, 2, 3, 1).reshape(batch, height, width, n, -1)
-        back = (rows * weight).sum(-1).permute(0, 3, 1, 2) if ctx.needs_input_grad[0] else None
-        product = (rows * x.permute(0, 2, 3, 1).unsqueeze(-1)).flatten(3).permute(0, 3, 1, 2)
-        return back, _sum_maps(product).view(n, -1)
-
-
-def spread_channel(x: Tensor, weight: Tensor) -> Tensor:
-    """1×1 convolution of n maps of one channel each; weight `[n, out]`."""
-    spread: Tensor = _SpreadChannel.apply(x, weight)  # type: ignore[no-untyped-call]
-    return spread
 
 
 def _sum_maps(x: Tensor) -> Tensor:
     """Sum over batch and positions per channel, in an order that does not depend on how many channels there are."""
     pooled = F.avg_pool2d(x, x.shape[2:]).flatten(1)
     return pooled.T.contiguous().sum(1) * (x.shape[2] * x.shape[3])
+
+
+def _sum_batch(x: Tensor) -> Tensor:
+    """Sum of `[batch, n, c]` over the batch, in an order that does not depend on n."""
+    return x.flatten(1).T.contiguous().sum(1).view(x.shape[1:])
 
 
 def norm_groups(channels: int) -> int:
@@ -75,6 +56,66 @@ def group_norm(x: Tensor, n: int, scale: Tensor | None = None, shift: Tensor | N
         # torch 2.13 on CPU crashes in this backward when a channels_last input requires no gradient.
         x = x.detach().requires_grad_()
     return F.group_norm(x, groups, scale.flatten(), shift.flatten())
+
+
+class _NormedSpread(Function):
+    """ReLU of GroupNorm of a 1×1 convolution of one channel, all in one pass over the maps.
+
+    The convolution only scales the image, so mean and variance over its outputs follow from those of the image and
+    of the weights, and all three steps together are one affine function of the image for each channel.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, weight: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        first, second = pool_to_vectors(image, len(weight)), pool_to_vectors(image.square(), len(weight))
+        first, second = first.transpose(0, 1), second.transpose(0, 1)  # [batch, n, 1]
+        mean = first * weight.mean(1, keepdim=True)
+        variance = second * weight.square().mean(1, keepdim=True) - mean.square()
+        rstd = variance.clamp_min_(0).add_(NORM_EPSILON).rsqrt_()
+        slope, offset = weight * scale * rstd, shift - mean * scale * rstd
+        wide = image.permute(0, 2, 3, 1).repeat_interleave(weight.shape[1], 3).permute(0, 3, 1, 2)
+        out = (wide * vectors_to_maps(slope.transpose(0, 1))).add_(vectors_to_maps(offset.transpose(0, 1))).relu_()
+        ctx.save_for_backward(image, wide, weight, scale, first, second, mean, rstd, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        image, wide, weight, scale, first, second, mean, rstd, out = ctx.saved_tensors
+        (batch, n, height, width), channels = image.shape, weight.shape[1]
+        grad = torch.ops.aten.threshold_backward(grad, out, 0)
+
+        def average(x: Tensor) -> Tensor:
+            return F.avg_pool2d(x, (height, width)).view(batch, n, channels)
+
+        plain, imaged = average(grad), average(grad * wide)
+        normed = (weight * imaged - mean * plain) * rstd
+        # What the norm takes from each gradient: its mean, and its part along the normalised map.
+        centre, along = (scale * plain).mean(2, keepdim=True), (scale * normed).mean(2, keepdim=True)
+        pull = along * (weight * second - mean * first) * rstd
+        weight_grad = _sum_batch((scale * imaged - centre * first - pull) * rstd)
+        positions = height * width
+        back = None
+        if ctx.needs_input_grad[0]:
+            total, squared = weight.sum(1, keepdim=True), weight.square().sum(1, keepdim=True)
+            maps, rows = grad.permute(0, 2, 3, 1).unflatten(3, (n, channels)), image.permute(0, 2, 3, 1).unsqueeze(-1)
+            through = (maps * (weight * scale)).sum(-1, keepdim=True) - (centre * total)[:, None, None]
+            lean = (along * rstd)[:, None, None] * (rows * squared - (mean * total)[:, None, None])
+            back = ((through - lean) * rstd[:, None, None]).squeeze(-1).permute(0, 3, 1, 2)
+        return back, weight_grad * positions, _sum_batch(normed) * positions, _sum_batch(plain) * positions
+
+
+def norm_relu(x: Tensor, n: int, scale: Tensor, shift: Tensor) -> Tensor:
+    """ReLU of GroupNorm."""
+    return F.relu_(group_norm(x, n, scale, shift))
+
+
+def conv_norm_relu(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Convolution as in `conv`, GroupNorm and ReLU; scale and shift are `[n, out]`."""
+    n, out, into, kernel = weight.shape[:4]
+    if kernel == 1 and into == 1 and n > 1 and norm_groups(out) == 1:
+        normed: Tensor = _NormedSpread.apply(x, weight.view(n, out), scale, shift)  # type: ignore[no-untyped-call]
+        return normed
+    return norm_relu(conv(x, weight), n, scale, shift)
 
 
 class _Rescale(Function):

@@ -80,11 +80,11 @@ class PPOConfig(Options):
     """What returns are compared with: `factored` (the op with V(s), the rest with Q(s, op)), `q_op` or `state`."""
     clip: float = 0.2
     """Each head's probability ratio earns nothing beyond 1 ± this."""
-    head_average: str = "relevant"
-    """A head's loss is averaged over the steps where it mattered (`relevant`) or over all (`steps`)."""
+    head_average: str = "steps"
+    """A head's loss is averaged over all steps (`steps`) or over those where it mattered (`relevant`)."""
     normalize_advantages: bool = True
     """Standardise the advantages of op, and those of the other heads, over the steps where they count."""
-    entropy_coefficient: float = 0.05
+    entropy_coefficient: float = 0.01
     """Weight of the entropy bonus, before the per-head weights."""
     entropy_weights: Mapping[str, float] = field(default_factory=lambda: dict(ENTROPY_WEIGHTS))
     """Per-head factors of the entropy bonus; a head left out has none."""
@@ -96,9 +96,9 @@ class PPOConfig(Options):
     """Passes over each rollout."""
     minibatches: int = 8
     """Parts that a rollout is cut into, each of whole environments."""
-    target_kl: float | None = 0.015
-    """The update stops when the approximate KL exceeds 1.5 times this; None never stops."""
-    learning_rate: float = 3e-4
+    target_kl: float | None = None
+    """The update stops when the approximate KL, summed over heads, exceeds 1.5 times this; None never stops."""
+    learning_rate: float = 5e-4
     """Adam's learning rate."""
     adam_epsilon: float = 1e-5
     """Adam's epsilon."""

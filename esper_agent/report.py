@@ -78,7 +78,8 @@ def render(run: Path, config: TrainConfig, rows: Sequence[Episode], which: str) 
             f"Mean and 95 % bootstrap interval over the same {len(rows) // len(results)} held-out episodes for all; "
             f"{config.policy} is the {which} checkpoint and acts by the mode. The lead is taken episode by episode."
         ),
-        curve=curve(updates, results, config.policy),
+        colours=COLOURS,
+        curve=curve([updates], results, config.policy),
         ops=_then_and_now(updates, "op/", "share of steps", percent=True),
         fates=_fates(accounts),
         fates_note=f"Seeds planted in the last {len(accounts):,} training episodes, actions drawn rather than chosen.",
@@ -218,19 +219,28 @@ class Frame:
         return self.top + (self.height - self.top - self.bottom) * (1 - share)
 
 
-def curve(updates: Sequence[Metrics], results: Mapping[str, Mapping[str, Estimate]], trained: str) -> str:
-    """Objective return of the training episodes against steps, with what the policies reach on held-out seeds."""
+def curve(runs: Sequence[Sequence[Metrics]], results: Mapping[str, Mapping[str, Estimate]], trained: str) -> str:
+    """Objective return of the training episodes against steps, with what the policies reach on held-out seeds.
+
+    Args:
+        runs: metrics of every update, for one run or for several of the same policy.
+        results: what `summarise` returns.
+        trained: name of the policy that was trained.
+    """
     name = "episode/objective_return"
-    points = [(row["steps"], row[name]) for row in updates if name in row]
+    lines = [[(row["steps"], row[name]) for row in updates if name in row] for updates in runs]
     held_out = {agent: columns["objective return"] for agent, columns in results.items()}
-    values = [value for _, value in points] + [bound for e in held_out.values() for bound in (e.low, e.high)]
+    values = [value for line in lines for _, value in line]
+    values += [bound for e in held_out.values() for bound in (e.low, e.high)]
     margin = 0.05 * (max(values) - min(values) or 1.0)
-    frame = Frame(updates[-1]["steps"], min(values) - margin, max(values) + margin)
+    frame = Frame(max(updates[-1]["steps"] for updates in runs), min(values) - margin, max(values) + margin)
     shapes = _axes(frame)
     for column, (agent, reached) in enumerate(held_out.items()):
         shapes += _reached(frame, reached, _colour(agent, trained), column, is_line=agent != trained)
-    path = " ".join(f"{frame.x(steps):.1f},{frame.y(value):.1f}" for steps, value in points)
-    shapes.append(f'<polyline points="{path}" fill="none" stroke="var(--trained)" stroke-width="2"/>')
+    width = 2 if len(lines) == 1 else 1.5
+    for line in lines:
+        path = " ".join(f"{frame.x(steps):.1f},{frame.y(value):.1f}" for steps, value in line)
+        shapes.append(f'<polyline points="{path}" fill="none" stroke="var(--trained)" stroke-width="{width}"/>')
     shapes += _labels(frame, held_out, trained)
     described = f"Objective return over {frame.steps:,.0f} environment steps beside the baselines"
     return (
@@ -292,6 +302,19 @@ def _labels(frame: Frame, held_out: Mapping[str, Estimate], trained: str) -> lis
     return shapes
 
 
+COLOURS = """:root {
+  color-scheme: light dark;
+  --ink: #1d2530; --soft: #5b6672; --paper: #fff; --grid: #e3e7ec;
+  --trained: #1f5fc4; --wait: #6b7480; --random: #b4540a; --schedule: #157a4b; --heuristic: #8a3ab0; --loss: #c23b3b;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --ink: #e4e8ed; --soft: #9aa5b1; --paper: #14181d; --grid: #2b323b;
+    --trained: #74a9ff; --wait: #a3adb8; --random: #f0a35e; --schedule: #62cf98; --heuristic: #cf9bea; --loss: #ef8484;
+  }
+}
+"""
+
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -299,18 +322,7 @@ PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-:root {{
-  color-scheme: light dark;
-  --ink: #1d2530; --soft: #5b6672; --paper: #fff; --grid: #e3e7ec;
-  --trained: #1f5fc4; --wait: #6b7480; --random: #b4540a; --schedule: #157a4b; --heuristic: #8a3ab0; --loss: #c23b3b;
-}}
-@media (prefers-color-scheme: dark) {{
-  :root {{
-    --ink: #e4e8ed; --soft: #9aa5b1; --paper: #14181d; --grid: #2b323b;
-    --trained: #74a9ff; --wait: #a3adb8; --random: #f0a35e; --schedule: #62cf98; --heuristic: #cf9bea; --loss: #ef8484;
-  }}
-}}
-body {{ font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 60rem;
+{colours}body {{ font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 60rem;
   margin: 2.5rem auto; padding: 0 1.25rem; }}
 h1 {{ font-size: 1.7rem; margin: 0; }}
 h2 {{ font-size: 1.1rem; margin: 2.5rem 0 .5rem; }}

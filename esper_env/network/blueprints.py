@@ -94,7 +94,6 @@ class _Convolutions(Blueprint):
         return parameters
 
     def delta(self, p: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        n = p["gamma"].shape[0]
         for i in range(len(self.kernels)):
             x = layers.conv_norm_relu(x, p[f"conv{i}"], p[f"scale{i}"], p[f"shift{i}"])
         return layers.channel_scale(x, p["gamma"])

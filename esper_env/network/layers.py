@@ -97,7 +97,10 @@ class _NormedSpread(Function):
         back = None
         if ctx.needs_input_grad[0]:
             total, squared = weight.sum(1, keepdim=True), weight.square().sum(1, keepdim=True)
-            maps, rows = grad.permute(0, 2, 3, 1).unflatten(3, (n, channels)), image.permute(0, 2, 3, 1).unsqueeze(-1)
+            maps, rows = (
+                grad.permute(0, 2, 3, 1).view(batch, height, width, n, -1),
+                image.permute(0, 2, 3, 1).unsqueeze(-1),
+            )
             through = (maps * (weight * scale)).sum(-1, keepdim=True) - (centre * total)[:, None, None]
             lean = (along * rstd)[:, None, None] * (rows * squared - (mean * total)[:, None, None])
             back = ((through - lean) * rstd[:, None, None]).squeeze(-1).permute(0, 3, 1, 2)

@@ -53,7 +53,7 @@ def stored_batch(envs=4, steps=6, seed=0, op=None, legal=None):
 @given(seed=st.integers(0, 2**31), average=st.sampled_from(["relevant", "steps"]))
 def test_loss_equals_one_written_out_step_by_step(seed, average):
     batch, distribution, logits, values = stored_batch(seed=seed)
-    config = PPOConfig(head_average=average, clip=0.1, value_clip=0.2)
+    config = PPOConfig(head_average=average, clip=0.1, value_clip=0.2, entropy_coefficient=0.05)
     judgement = Judgement(distribution(logits), values)
     loss = ppo_loss(judgement, batch, config)
 

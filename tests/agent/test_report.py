@@ -80,7 +80,7 @@ def test_the_curve_is_the_return_of_every_update(page):
 def test_names_beside_the_curve_do_not_overlap():
     updates = [{"steps": 32.0 * n, "episode/objective_return": float(n)} for n in (1, 2, 3)]
     alike = {name: {"objective return": Estimate(2.0, 1.5, 2.5)} for name in ("lstm", *BASELINES)}
-    drawing = ElementTree.fromstring(curve(updates, alike, "lstm"))
+    drawing = ElementTree.fromstring(curve([updates], alike, "lstm"))
     heights = sorted(float(text.get("y")) for text in drawing.iter("text") if text.text.endswith("2.00"))
     assert len(heights) == 5
     assert all(b - a >= 15.9 for a, b in pairwise(heights))

@@ -36,7 +36,16 @@ class Rates:
 class BankUpdate:
     """One bank in one epoch: the rates of its rows, and their gradient statistics as they build up."""
 
-    def __init__(self, key: BankKey, bank: Bank, gated: Tensor | None, updated: Bools, fossil: Bools, rates: Rates):
+    def __init__(
+        self,
+        key: BankKey,
+        bank: Bank,
+        gated: Tensor | None,
+        updated: Bools,
+        fossil: Bools,
+        rates: Rates,
+        total_sum: Tensor,
+    ) -> None:
         self.key, self.bank = key, bank
         device = bank.seeds.value.device
         held = len(bank.envs)
@@ -55,7 +64,7 @@ class BankUpdate:
         self.index = torch.from_numpy(index).to(device)
         self.stacks: list[Stack] = [bank.seeds]
         self.step_sizes = [self.step_size]
-        self.retained: list[float | Tensor] = [rates.momentum]
+        self.retained = [torch.full((1, 1), rates.momentum, device=device)]
         """Share of its momentum that each stack keeps per batch; a gate that is not used keeps all of it."""
         self.gated = None
         if gated is not None and bank.gates is not None:
@@ -66,7 +75,7 @@ class BankUpdate:
             self.retained.append(torch.where(self.gated, rates.momentum, 1.0).unsqueeze(1))
         self.tensors = sum(len(stack.shapes) for stack in self.stacks)
         self.norm_sum = torch.zeros((rows, self.tensors), device=device)
-        self.total_sum = torch.zeros(rows, device=device)
+        self.total_sum = total_sum
 
     def measure(self, grads: Sequence[Tensor]) -> Tensor:
         """Add this batch's gradient norms to the statistics; returns squared norms of the rows."""
@@ -75,7 +84,6 @@ class BankUpdate:
             parts = [part for stack, grad in tensors for part in torch.split(grad, stack.sizes, 1)]
             norms = torch.stack(torch._foreach_norm(parts))
             self.norm_sum += norms
-            self.total_sum += norms.square().sum().sqrt()
             return norms.square().sum().view(1)
         squares = [
             part.sum(1)
@@ -84,9 +92,7 @@ class BankUpdate:
         ]
         self.norm_sum += torch.stack(squares, 1).sqrt_()
         # One after the other: a gate that only neighbours have adds zeros, but would change the order of a sum.
-        total = sum(squares[1:], squares[0])
-        self.total_sum += total.sqrt()
-        return total
+        return sum(squares[1:], squares[0])
 
 
 class StackedSgd:
@@ -100,13 +106,22 @@ class StackedSgd:
         self, network: StackedNetwork, plans: list[SlotPlan], updated: Bools, fossil: Bools, rates: Rates
     ) -> None:
         self.network, self.rates = network, rates
+        running = [(key, slot, plan) for slot, s in enumerate(plans) for key, plan in zip(s.keys, s.banks, strict=True)]
+        self.rows = [network.banks[key].seeds.rows for key, _, _ in running]
+        # Of all banks together, so that a batch adds to it once.
+        self.total_sum = torch.zeros(sum(self.rows), device=network.device)
         self.banks = [
-            BankUpdate(key, network.banks[key], plan.gate, updated[:, slot], fossil[:, slot], rates)
-            for slot, slot_plan in enumerate(plans)
-            for key, plan in zip(slot_plan.keys, slot_plan.banks, strict=True)
+            BankUpdate(key, network.banks[key], plan.gate, updated[:, slot], fossil[:, slot], rates, total)
+            for (key, slot, plan), total in zip(running, torch.split(self.total_sum, self.rows), strict=True)
         ]
-        self.stacks: list[Stack] = [network.trunk, *(stack for bank in self.banks for stack in bank.stacks)]
+        self.seeds: list[Stack] = [stack for bank in self.banks for stack in bank.stacks]
+        self.stacks: list[Stack] = [network.trunk, *self.seeds]
         self.leaves = [leaf for stack in self.stacks for leaf in stack.parameters.values()]
+        self.values = [stack.value for stack in self.seeds]
+        self.momenta = [stack.momentum for stack in self.seeds]
+        self.step_sizes = [size for bank in self.banks for size in bank.step_sizes]
+        self.retained = [share for bank in self.banks for share in bank.retained]
+        self.decays = [bank.decay for bank in self.banks for _ in bank.stacks]
 
     def step(self, loss: Tensor) -> None:
         """Differentiate the summed loss, measure, clip and update."""
@@ -116,32 +131,38 @@ class StackedSgd:
             self._update(grads)
 
     def _update(self, grads: list[Tensor]) -> None:
-        trunk, rest = grads[0], iter(grads[1:])
+        trunk, seeds = grads[0], grads[1:]
         host_square = trunk.square().sum(1)
-        pending = []
-        for bank in self.banks:
-            bank_grads = [next(rest) for _ in bank.stacks]
-            square = bank.measure(bank_grads)
+        if not seeds:
+            self._update_trunk(trunk, self._clip(host_square))
+            return
+        rest = iter(seeds)
+        squares = [bank.measure([next(rest) for _ in bank.stacks]) for bank in self.banks]
+        for bank, square in zip(self.banks, squares, strict=True):
             if bank.fossil is not None:
                 host_square = host_square.index_add(0, bank.index, torch.where(bank.fossil, square, 0.0))
-            pending.append((bank, bank_grads, square))
+        joined = torch.cat(squares)
+        self.total_sum += joined.sqrt()
         host_scale = self._clip(host_square)
-        for bank, bank_grads, square in pending:
-            scale = self._clip(square)
+        scales: list[Tensor] = []
+        for bank, scale in zip(self.banks, torch.split(self._clip(joined), self.rows), strict=True):
             if bank.fossil is not None:
                 scale = torch.where(bank.fossil, host_scale[bank.index], scale)
-            for stack, step_size, retained, grad in zip(
-                bank.stacks, bank.step_sizes, bank.retained, bank_grads, strict=True
-            ):
-                grad = grad * scale.unsqueeze(1)
-                if bank.decay is not None:
-                    grad += stack.value * bank.decay
-                stack.momentum.mul_(retained).add_(grad)
-                stack.value.addcmul_(stack.momentum, step_size)
-        network, rates = self.network, self.rates
-        grad = (trunk * host_scale.unsqueeze(1)).add_(network.trunk.value, alpha=rates.weight_decay)
-        network.trunk.momentum.mul_(rates.momentum).add_(grad)
-        network.trunk.value.add_(network.trunk.momentum, alpha=-rates.host_lr)
+            scales += [scale.unsqueeze(1)] * len(bank.stacks)
+        torch._foreach_mul_(seeds, scales)
+        for stack, grad, decay in zip(self.seeds, seeds, self.decays, strict=True):
+            if decay is not None:
+                grad += stack.value * decay
+        torch._foreach_mul_(self.momenta, self.retained)
+        torch._foreach_add_(self.momenta, seeds)
+        torch._foreach_addcmul_(self.values, self.momenta, self.step_sizes)
+        self._update_trunk(trunk, host_scale)
+
+    def _update_trunk(self, grad: Tensor, scale: Tensor) -> None:
+        trunk, rates = self.network.trunk, self.rates
+        grad = (grad * scale.unsqueeze(1)).add_(trunk.value, alpha=rates.weight_decay)
+        trunk.momentum.mul_(rates.momentum).add_(grad)
+        trunk.value.add_(trunk.momentum, alpha=-rates.host_lr)
 
     def _clip(self, square: Tensor) -> Tensor:
         return (self.rates.clip_norm / (square.sqrt() + 1e-6)).clamp_(max=1.0)

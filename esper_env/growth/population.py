@@ -22,7 +22,7 @@ from esper_env.network.network import StackedNetwork
 from esper_env.tasks.data import Dataset, Split
 
 CHUNK_BYTES = 2 * 1024 * 1024
-EVALUATION_BATCH = 128
+EVALUATION_BATCH, ALONE = 96, 512
 T = TypeVar("T")
 
 
@@ -40,7 +40,7 @@ def chunk_bounds(envs: int, chunk: int, threads: int) -> list[tuple[int, int]]:
 
 def evaluation_batch(hosts: int) -> int:
     """Samples per pass of an evaluation: the same for every stack, since bits may depend on it; more for one host."""
-    return EVALUATION_BATCH if hosts > 1 else 4 * EVALUATION_BATCH
+    return EVALUATION_BATCH if hosts > 1 else ALONE
 
 
 @contextmanager

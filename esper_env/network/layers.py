@@ -18,6 +18,8 @@ from torch.autograd.function import Function
 
 Float32 = npt.NDArray[np.float32]
 
+MATMUL_WEIGHTS, MATMUL_POSITIONS = 128, 4
+"""With at least so many weights, on at most so many positions, a 1×1 convolution is faster as a matrix product."""
 NORM_EPSILON = 1e-5
 """Added to variances; torch's default."""
 
@@ -27,8 +29,18 @@ def conv(x: Tensor, weight: Tensor, depthwise: bool = False) -> Tensor:
     n, out, into, kernel = weight.shape[:4]
     if kernel == 1 and n == 1:
         return F.linear(x.permute(0, 2, 3, 1), weight.view(out, into)).permute(0, 3, 1, 2)
+    if kernel == 1 and into * out >= MATMUL_WEIGHTS and x.shape[2] * x.shape[3] <= MATMUL_POSITIONS:
+        return _mix_channels(x, weight.view(n, out, into))
     groups = n * out if depthwise else n
     return F.conv2d(x, weight.flatten(0, 1), padding=kernel // 2, groups=groups)
+
+
+def _mix_channels(x: Tensor, weight: Tensor) -> Tensor:
+    """1×1 convolution as products of matrices; weight `[n, out, in]`."""
+    (batch, _, height, width), (n, out, into) = x.shape, weight.shape
+    rows = x.permute(0, 2, 3, 1).reshape(-1, n, into).transpose(0, 1)
+    mixed = linear(rows, weight.transpose(1, 2))
+    return mixed.transpose(0, 1).reshape(batch, height, width, n * out).permute(0, 3, 1, 2)
 
 
 def _sum_maps(x: Tensor) -> Tensor:

@@ -14,17 +14,19 @@ KINDS = [  # into, out, kernel
     (4, 8, 1),
     (1, 8, 3),
     (4, 4, 3),
+    (8, 16, 1),
+    (16, 16, 1),
 ]
 
 
-def block(n, into, out, kernel, dtype=torch.float64, seed=0):
+def block(n, into, out, kernel, dtype=torch.float64, seed=0, size=6):
     """Maps in channels_last, weights, scale and shift of n convolutions with norm, and a gradient."""
     draw = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
         return torch.randn(shape, generator=draw, dtype=dtype)
 
-    x, grad = (normal(5, 6, 6, n * channels).permute(0, 3, 1, 2) for channels in (into, out))
+    x, grad = (normal(5, size, size, n * channels).permute(0, 3, 1, 2) for channels in (into, out))
     return x, normal(n, out, into, kernel, kernel), 1 + 0.3 * normal(n, out), 0.3 * normal(n, out), grad
 
 
@@ -41,9 +43,10 @@ def plain(x, weight, scale, shift):
     return F.relu(F.group_norm(x, n * max(1, out // 16), scale.flatten(), shift.flatten()))
 
 
+@pytest.mark.parametrize("size", [2, 6])
 @pytest.mark.parametrize(("n", "kind"), list(itertools.product([1, 2, 5], KINDS)))
-def test_a_block_is_a_convolution_a_group_norm_and_a_relu(n, kind):
-    inputs = block(n, *kind)
+def test_a_block_is_a_convolution_a_group_norm_and_a_relu(n, kind, size):
+    inputs = block(n, *kind, size=size)
     got, got_grads = run(*inputs, layers.conv_norm_relu)
     want, want_grads = run(*inputs, plain)
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
@@ -61,10 +64,11 @@ def test_an_image_without_contrast_is_finite_and_its_block_says_so(kind):
     torch.testing.assert_close(out, want, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [2, 6])
 @pytest.mark.parametrize("kind", KINDS)
-def test_neighbours_change_no_bit_of_a_block_not_even_infinite_ones(kind):
+def test_neighbours_change_no_bit_of_a_block_not_even_infinite_ones(kind, size):
     into, out, _ = kind
-    x, weight, scale, shift, grad = block(5, *kind, dtype=torch.float32)
+    x, weight, scale, shift, grad = block(5, *kind, dtype=torch.float32, size=size)
     x[:, 2 * into : 3 * into] = torch.inf
     whole, grads = run(x, weight, scale, shift, grad, layers.conv_norm_relu)
     two = [t[[1, 3]] for t in (weight, scale, shift)]

@@ -42,7 +42,7 @@ class TrainConfig(Options):
     env: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the environment."""
     policy: str = "lstm"
-    """Name of the policy: lstm, lstm-v1, mlp, or a registered one that learns."""
+    """Name of the policy: lstm, lstm-v1, mlp, or one of yours as module:name."""
     policy_options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the policy."""
     ppo: PPOConfig = field(default_factory=PPOConfig)

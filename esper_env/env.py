@@ -15,8 +15,6 @@ from esper_env.actions import as_vectors
 from esper_env.arrays import Ints
 from esper_env.config import ConfigError, EnvConfig
 from esper_env.info import report
-from esper_env.lifecycle.stages import Stage
-from esper_env.network.export import GrownNetwork
 from esper_env.options import resolve
 from esper_env.simulation import Simulation
 from esper_env.spaces import Observation, action_space, observation_space, observe, split_mask
@@ -239,6 +237,4 @@ val_samples |
         """The grown committed network (the host and its fossilized seeds) as an independent module."""
         if not self._begun:
             raise ResetNeeded("There is no host yet: call reset() before export_host().")
-        network, env = self._simulation.population.home(0)
-        slots = self._simulation.slots
-        return GrownNetwork(network, env, slots.stage[0] == Stage.FOSSILIZED, slots.algorithm[0])
+        return self._simulation.export_host(0)

@@ -24,6 +24,7 @@ from esper_env.lifecycle.state import Slots
 from esper_env.lifecycle.transitions import Events, advance, apply_ops, prune, tick
 from esper_env.masks import Masks, masks
 from esper_env.network.blueprints import IMPLEMENTATIONS
+from esper_env.network.export import GrownNetwork
 from esper_env.network.network import GATE
 from esper_env.reward import Terms
 from esper_env.streams import Streams
@@ -382,6 +383,11 @@ class Simulation:
     def features(self) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
         """Features of the present state, `[envs, features]`."""
         return observation.encode(self.signals, self.slots, max_epochs=self.config.max_epochs, budget=self.budget)
+
+    def export_host(self, env: int) -> GrownNetwork:
+        """The committed network of one environment as an independent module."""
+        network, local = self.population.home(env)
+        return GrownNetwork(network, local, self.slots.stage[env] == Stage.FOSSILIZED, self.slots.algorithm[env])
 
     def _moment(self) -> reward.Moment:
         slots = self.slots

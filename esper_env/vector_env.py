@@ -12,6 +12,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
+from torch import nn
 
 from esper_env.actions import CANONICAL_ACTION, as_vectors
 from esper_env.arrays import Bools, Ints
@@ -177,6 +178,17 @@ class SeedVectorEnv(VectorEnv[Observation, Ints, npt.NDArray[Any]]):
     def action_masks(self) -> Bools:
         """Masks of the present states, `[num_envs, sum(nvec)]`."""
         return self._simulation.masks().heads
+
+    def export_host(self, env: int) -> nn.Module:
+        """The grown committed network of host number `env` as an independent module.
+
+        With `same_step` autoreset a finished host is gone when its last step returns: use `next_step` to keep it.
+        """
+        if not 0 <= env < self.num_envs:
+            raise IndexError(f"There are hosts 0 to {self.num_envs - 1}, not {env}.")
+        if not self._begun[env]:
+            raise ResetNeeded("There is no host yet: call reset() before export_host().")
+        return self._simulation.export_host(env)
 
     # States
 

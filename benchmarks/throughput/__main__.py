@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.reports import RESULTS, table, write_json
-from benchmarks.throughput import memory, speed
+from benchmarks.throughput import agent, memory, speed
 from benchmarks.throughput.figures import Figure
 
 ROUNDS, QUICK_ROUNDS = 15, 2
@@ -29,6 +29,8 @@ SPEED: dict[str, Callable[[int], list[Figure]]] = {
     "two_threads": speed.two_threads,
     "observation": speed.observation,
     "beside_the_networks": speed.beside_the_networks,
+    "agent": agent.collecting_and_learning,
+    "backends": agent.backends,
 }
 MEMORY = ("memory_growth", "memory_peak")
 HEAD = ("figure", "median", "quartiles", "bar", "met", "detail")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
@@ -52,12 +53,16 @@ def create_policy(
 
     Args:
         name: one of `policy_names()`; `lstm`, `lstm-v1` (the ablation baseline) and `mlp` learn, the others are
-            what they have to beat.
+            what they have to beat. As in `gymnasium.make`, `"my_module:mine"` imports `my_module` first, which
+            registers the policy; so it works from the command line and when a run is loaded.
         env: a Gymnasium environment, single or vector, or its `EnvSpec`.
         device: where the policy shall live.
         seed: of the initial weights and of the actions drawn; fresh entropy when None.
         options: what the policy lets you choose; for those that learn, the fields of `PolicyConfig`.
     """
+    module, _, name = name.rpartition(":")
+    if module:
+        _import(module)
     if name not in _FACTORIES:
         raise ConfigError(unknown_name("policy", name, _FACTORIES))
     generator = torch.Generator()
@@ -69,6 +74,17 @@ def create_policy(
     if isinstance(policy, ActorCritic):
         policy.seed(int(torch.randint(2**62, (), generator=generator)))
     return policy
+
+
+def _import(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise ConfigError(
+            f"There is no module {module!r} to register a policy: Python looks in the folders of PYTHONPATH."
+        ) from error
 
 
 def _network_policy(preset: PolicyConfig) -> PolicyFactory:

@@ -9,6 +9,7 @@ from torchrl.modules import LSTMModule, set_recurrent_mode
 
 from esper_agent import EnvSpec, PolicyConfig, create_policy, policy_names, register_policy
 from esper_agent.policies.actor_critic import ActorCritic
+from esper_agent.policies.baselines import Wait
 from esper_agent.policies.distribution import OP, ActionLayout
 from esper_agent.policies.networks import PolicyNetwork
 from esper_env.actions import HEAD_NAMES, Op, head_sizes
@@ -274,6 +275,22 @@ def test_misspelt_policies_and_options_get_a_hint():
         create_policy("lstm", EnvSpec(), uniform_mixing={"op": 0.2})
     with pytest.raises(ConfigError, match="Did you mean 'tempo'"):
         create_policy("lstm", EnvSpec(), uniform_mixing={"temp": 0.01})
+
+
+def test_a_name_with_a_module_imports_it_first(tmp_path, monkeypatch):
+    (tmp_path / "of_somebody.py").write_text(
+        "from esper_agent import register_policy\n"
+        "from esper_agent.policies.baselines import Wait\n"
+        "register_policy('patient', Wait)\n"
+    )
+    (tmp_path / "of_nobody.py").write_text("import no_such_module_at_all\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = EnvSpec()
+    assert isinstance(create_policy("of_somebody:patient", spec), Wait)
+    with pytest.raises(ConfigError, match="no module 'of_somebody_else'"):
+        create_policy("of_somebody_else:patient", spec)
+    with pytest.raises(ModuleNotFoundError, match="no_such_module_at_all"):
+        create_policy("of_nobody:patient", spec)
 
 
 def test_a_registered_policy_can_be_created_and_a_name_is_taken_only_once():

@@ -5,6 +5,7 @@ import pickle
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode
@@ -251,3 +252,23 @@ def test_masks_are_those_of_the_observation():
 @pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, "SameStep", "same_step"])
 def test_the_autoreset_mode_is_a_name_or_a_member(mode):
     assert SeedVectorEnv(2, autoreset_mode=mode, **SHORT).metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+
+
+def test_every_host_is_exported_as_the_single_environment_does():
+    envs = stacked(num_envs=2).unwrapped
+    with pytest.raises(ResetNeeded):
+        envs.export_host(0)
+    envs.reset(seed=[3, 4])
+    for _ in range(2):
+        envs.step(WAIT[:2])
+    with pytest.raises(IndexError, match="hosts 0 to 1"):
+        envs.export_host(2)
+    weights = [torch.cat([p.flatten() for p in envs.export_host(i).parameters()]) for i in range(2)]
+    for seed, exported in zip((3, 4), weights, strict=True):
+        env = SeedEnv(**SHORT)
+        env.reset(seed=seed)
+        for _ in range(2):
+            env.step(WAIT[0])
+        alone = torch.cat([p.flatten() for p in env.export_host().parameters()])
+        torch.testing.assert_close(exported, alone, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(*weights, atol=1e-2)

@@ -87,9 +87,9 @@ def _leaving_word(word: str) -> Iterator[None]:
 class ParallelRollouts(BatchedRollouts):
     """Rollouts whose hosts live in worker processes, one torch thread each; the policy stays here.
 
-    The policy acts on all hosts at once while the workers wait, and waits while they train their hosts. On two cores
-    `batched` with two threads is the better choice; this is for many. A script that uses it needs the usual
-    `if __name__ == "__main__":`, for workers are spawned.
+    The policy acts on all hosts at once while the workers wait, and waits while they train their hosts: one worker per
+    core keeps all cores at work. A script that uses it needs the usual `if __name__ == "__main__":`, for workers are
+    spawned.
 
     A worker that dies, raises, or takes longer than `step_timeout` for a step ends all of them in a `WorkerError`.
 

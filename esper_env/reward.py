@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 from typing import Any
 
 import numpy as np
@@ -89,12 +89,17 @@ def shock(step: Transition, config: RewardConfig) -> Floats:
 
 def op_cost(step: Transition, config: RewardConfig) -> Floats:
     """A small price on every executed op that changes something."""
-    cost = np.zeros(len(Op))
-    cost[Op.GERMINATE] = config.germinate_cost
-    cost[Op.SET_ALPHA_TARGET] = config.set_alpha_cost
-    cost[Op.PRUNE] = config.prune_cost
-    cost[Op.FOSSILIZE] = config.fossilize_cost
-    return -cost[step.op]
+    return -_prices(config)[step.op]
+
+
+@cache
+def _prices(config: RewardConfig) -> Floats:
+    prices = np.zeros(len(Op))
+    prices[Op.GERMINATE] = config.germinate_cost
+    prices[Op.SET_ALPHA_TARGET] = config.set_alpha_cost
+    prices[Op.PRUNE] = config.prune_cost
+    prices[Op.FOSSILIZE] = config.fossilize_cost
+    return prices
 
 
 def governor(step: Transition, config: RewardConfig) -> Floats:

@@ -77,6 +77,14 @@ class Outcome:
     events: Events
 
 
+@dataclass
+class _Known:
+    """What has been derived from the present state; the mask of one step is the permission of the next."""
+
+    moment: reward.Moment | None = None
+    legal: Bools | None = None
+
+
 class Simulation:
     """Hosts of one task, stepped together.
 
@@ -116,6 +124,8 @@ class Simulation:
         self.streams = [Streams.of(0) for _ in range(envs)]
         self.terms: Terms = {name: np.zeros(envs) for name in self._term_names()}
         self._loaded: list[int | None] = [None] * envs
+        self._host_macs = sum(task.host.macs_by_level())
+        self._known = _Known()
 
     # Episodes
 
@@ -131,6 +141,7 @@ class Simulation:
         self.slots.put(envs, Slots.dormant(count, self.num_slots))
         self.governor.put(envs, Governor.fresh(count))
         self.counters.put(envs, Counters.zero(count))
+        self._known = _Known()
         nothing = np.zeros((count, 1), np.int64)
         loss, accuracy, flops = self._evaluate(envs, nothing)
         score = self._score(loss[:, 0], accuracy[:, 0])
@@ -172,17 +183,19 @@ class Simulation:
     def step(self, vectors: Ints) -> Outcome:
         """One epoch of every host under one action each, `[envs, 8]`."""
         actions, executed = self._decide(vectors)
-        before, cooling = self._moment(), COOLDOWN[self.slots.stage]
+        before, cooling = self._known.moment or self._moment(), COOLDOWN[self.slots.stage]
+        self._known = _Known()
         events = self._act(actions, executed)
         self._tick(events, cooling)
         in_force = self._moment()
-        growth, plan = self._grow()
+        growth, plan = self._grow(in_force.alpha)
         self._govern(growth, plan, events)
         terminated = self._end()
         hindsight = self._account(growth, plan, events, actions, executed, terminated)
+        self._known.moment = after = self._moment()
         transition = reward.Transition(
             before=before,
-            after=self._moment(),
+            after=after,
             trained_alpha=in_force.alpha,
             trained_params=in_force.params,
             trained_algorithm=in_force.algorithm,
@@ -230,15 +243,15 @@ class Simulation:
         self._free(arrived)
         events.pruned = events.pruned | arrived
 
-    def _grow(self) -> tuple[Growth, counterfactuals.Plan]:
+    def _grow(self, alpha: Floats) -> tuple[Growth, counterfactuals.Plan]:
         """Train one epoch, then evaluate the main network, the committed one, and the coalitions that are due."""
-        slots, now = self.slots, self.alpha()
+        slots = self.slots
         plan = counterfactuals.plan(BLENDED[slots.stage], [streams.sampling for streams in self.streams])
         wanted = self._coalitions(plan)
         training = self.config.training
         state = SlotState(
             stage=slots.stage,
-            alpha=now,
+            alpha=alpha,
             algorithm=slots.algorithm,
             updated=~schedules.pruning(slots, self.signals.epoch),
             fossil=slots.stage == Stage.FOSSILIZED,
@@ -246,9 +259,7 @@ class Simulation:
         order = [self._order(streams) for streams in self.streams]
         growth = self.population.grow(state, order, wanted, self.rates, training.proximal)
         running = (slots.stage == Stage.TRAINING) | BLENDED[slots.stage]
-        macs = sum(self.task.host.macs_by_level()) + np.where(
-            running, self._macs[np.arange(self.num_slots), slots.blueprint], 0
-        ).sum(1)
+        macs = self._host_macs + np.where(running, self._macs[np.arange(self.num_slots), slots.blueprint], 0).sum(1)
         growth.flops += 6.0 * macs * len(order[0])  # forward, and backward twice as much; two flops a MAC
         measured = growth.gradients.measured
         slots.gradient_norm = np.where(measured, growth.gradients.norm, slots.gradient_norm)
@@ -374,7 +385,10 @@ class Simulation:
 
     def legality(self) -> Bools:
         """`legal[env, op, slot]` of the present state."""
-        return legality(self.slots, self.signals.epoch, self.signals.accuracy, self.plantable, self.config.lifecycle)
+        if self._known.legal is None:
+            epoch, accuracy, config = self.signals.epoch, self.signals.accuracy, self.config.lifecycle
+            self._known.legal = legality(self.slots, epoch, accuracy, self.plantable, config)
+        return self._known.legal
 
     def masks(self) -> Masks:
         """Action masks of the present state."""
@@ -414,6 +428,7 @@ class Simulation:
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from a state taken from a simulation of the same configuration and size."""
         state = copy.deepcopy(state)
+        self._known = _Known()
         for name in self._EVOLVING:
             setattr(self, name, state[name])
         self.population.stacks = state["networks"]

@@ -19,7 +19,7 @@ class Governor(Arrays):
     """What the governor remembers of each host: its last unflagged losses, and streaks."""
 
     window: Floats
-    """`[envs, 20]`, latest last."""
+    """`[envs, 20]`, latest last, 0 where nothing has been seen yet."""
     filled: Ints
     diverging: Ints
     healthy: Ints
@@ -41,10 +41,10 @@ def watch(governor: Governor, loss: Floats, finite: Bools, chance_loss: float) -
         finite: hosts whose parameters are all finite.
         chance_loss: the loss of guessing, L0.
     """
-    columns = np.arange(WINDOW) >= WINDOW - governor.filled[:, None]
     count = np.maximum(governor.filled, 1)
-    mean = np.where(columns, governor.window, 0).sum(1) / count
-    deviation = np.sqrt(np.where(columns, (governor.window - mean[:, None]) ** 2, 0).sum(1) / count)
+    mean = governor.window.sum(1) / count
+    variance = np.square(governor.window).sum(1) / count - mean * mean
+    deviation = np.sqrt(np.maximum(variance, 0))
     armed = governor.filled >= ARMED
     lost = ~finite | ~np.isfinite(loss)
     safe = np.where(lost, 0.0, loss)

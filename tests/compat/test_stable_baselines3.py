@@ -17,9 +17,11 @@ from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
+from esper_env.env import SeedEnv
 from esper_env.registration import IDS
 from esper_env.sb3 import SeedVecEnv
 from esper_env.testing import ScriptedGrower
+from esper_env.wrappers import FlatDiscrete
 from tests.conftest import HASTY
 
 SHORT = {"max_epochs": 5, "training": {"batches_per_epoch": 2, "val_samples": 64}, "lifecycle": HASTY}
@@ -141,6 +143,15 @@ def test_maskable_ppo_learns_on_it(tmp_path):
     actions, _ = agent.predict(observation, action_masks=get_action_masks(envs))
     assert actions.shape == (4, 8)
     envs.close()
+
+
+def test_maskable_ppo_learns_with_one_flat_action():
+    agent = MaskablePPO(
+        "MultiInputPolicy", FlatDiscrete(SeedEnv(**SHORT)), n_steps=20, batch_size=20, n_epochs=1, device="cpu", seed=1
+    )
+    agent.learn(40)
+    assert agent.num_timesteps == 40
+    assert agent.action_space.n == 1_543
 
 
 def test_without_stable_baselines3_the_extra_is_named(monkeypatch):

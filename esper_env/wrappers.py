@@ -1,0 +1,137 @@
+"""Wrappers for agents that want another shape of action.
+
+What Gymnasium has already is not written again:
+
+| to get | use |
+|---|---|
+| one flat vector as observation | `gymnasium.wrappers.FlattenObservation` |
+| some keys of the observation only | `gymnasium.wrappers.FilterObservation` |
+| a scaled, clipped or normalised reward | `gymnasium.wrappers.TransformReward`, `NormalizeReward` |
+| earlier observations in the present one | `gymnasium.wrappers.FrameStackObservation` |
+| the length and return of episodes | `gymnasium.wrappers.RecordEpisodeStatistics` |
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any, cast
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector.utils import batch_space
+
+from esper_env.actions import CANONICAL_ACTION, CAUSAL_MASK, HEAD_INDEX, Op, blueprint_names, head_sizes
+from esper_env.arrays import Bools, Ints
+from esper_env.env import SeedEnv
+from esper_env.masks import head_slices
+from esper_env.spaces import Observation
+from esper_env.vector_env import SeedVectorEnv
+
+
+class JointActions:
+    """All actions that can do something, numbered: every op with each combination of the heads that matter for it.
+
+    Args:
+        num_slots: slots of the environment.
+        blueprints: names that can be planted; the others have no number.
+    """
+
+    def __init__(self, num_slots: int, blueprints: tuple[str, ...]) -> None:
+        self.num_slots, self.num_blueprints = num_slots, len(blueprint_names())
+        plantable = [i for i, name in enumerate(blueprint_names()) if name in blueprints]
+        rows = []
+        for op in Op:
+            choices: list[Any] = [[int(value)] for value in CANONICAL_ACTION]
+            for head, size in enumerate(head_sizes(num_slots, self.num_blueprints)):
+                if CAUSAL_MASK[op, head]:
+                    choices[head] = plantable if head == HEAD_INDEX["blueprint"] else range(size)
+            choices[HEAD_INDEX["op"]] = [int(op)]
+            rows += list(product(*choices))
+        self.vectors: Ints = np.array(rows, np.int64)
+        """The action vector of each number, `[actions, 8]`; number 0 is WAIT."""
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def mask(self, observation: Observation) -> Bools:
+        """Which of them are legal in the states seen, `[..., actions]`: exactly those that would execute."""
+        op, slot = self.vectors[:, HEAD_INDEX["op"]], self.vectors[:, HEAD_INDEX["slot"]]
+        heads = np.asarray(observation["action_mask"], bool)
+        ops = heads[..., head_slices(self.num_slots, self.num_blueprints)["op"]]
+        joint = np.asarray(observation["slot_by_op"], bool).reshape(*heads.shape[:-1], len(Op), self.num_slots)
+        legal: Bools = ops[..., op] & (joint[..., op, slot] | (op == Op.WAIT))
+        return legal
+
+    def lookup(self, numbers: Any) -> Ints:
+        """The vectors of these numbers."""
+        chosen = np.asarray(numbers)
+        if not np.issubdtype(chosen.dtype, np.integer) or (chosen < 0).any() or (chosen >= len(self)).any():
+            raise ValueError(f"An action is a whole number from 0 to {len(self) - 1} here; got {numbers!r}.")
+        vectors: Ints = self.vectors[chosen]
+        return vectors
+
+
+class FlatDiscrete(gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.RecordConstructorArgs):
+    """One `Discrete` action instead of eight heads, with an exact mask.
+
+    `info["action_mask"]` is the mask that `action_space.sample(mask=...)` takes, `action_masks()` is what MaskablePPO
+    asks for. `joint_actions.vectors[number]` tells what a number stands for. The observation stays as it is.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        gymnasium.utils.RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        config = cast(SeedEnv, env.unwrapped).config
+        self.joint_actions = JointActions(config.num_slots, config.blueprints)
+        self.action_space = spaces.Discrete(len(self.joint_actions))
+        self._mask: Bools = np.zeros(len(self.joint_actions), bool)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
+        """Begin an episode."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        return observation, self._masked(observation, info)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take the action of this number."""
+        observation, reward, terminated, truncated, info = self.env.step(self.joint_actions.lookup(action))
+        return observation, reward, terminated, truncated, self._masked(observation, info)
+
+    def _masked(self, observation: Observation, info: dict[str, Any]) -> dict[str, Any]:
+        self._mask = self.joint_actions.mask(observation)
+        return info | {"action_mask": self._mask.astype(np.int8)}
+
+    def action_masks(self) -> Bools:
+        """Which numbers are legal now."""
+        return self._mask.copy()
+
+
+class FlatDiscreteVector(VectorWrapper):
+    """`FlatDiscrete` for a vector environment; `info["action_mask"]` is `[num_envs, actions]`."""
+
+    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+        super().__init__(env)
+        config = cast(SeedVectorEnv, env.unwrapped).config
+        self.joint_actions = JointActions(config.num_slots, config.blueprints)
+        self.single_action_space = spaces.Discrete(len(self.joint_actions))
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._mask: Bools = np.zeros((self.num_envs, len(self.joint_actions)), bool)
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin episodes."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        return observation, self._masked(observation, info)
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Take the actions of these numbers, one per host."""
+        observation, reward, terminated, truncated, info = self.env.step(self.joint_actions.lookup(actions))
+        return observation, reward, terminated, truncated, self._masked(observation, info)
+
+    def _masked(self, observation: Observation, info: dict[str, Any]) -> dict[str, Any]:
+        self._mask = self.joint_actions.mask(observation)
+        return info | {"action_mask": self._mask.astype(np.int8)}
+
+    def action_masks(self) -> Bools:
+        """Which numbers are legal now, `[num_envs, actions]`."""
+        return self._mask.copy()

@@ -1,0 +1,104 @@
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from gymnasium.wrappers import FlattenObservation
+
+from esper_env.actions import CAUSAL_MASK, HEAD_INDEX, Op, blueprint_names
+from esper_env.lifecycle.legality import permitted
+from esper_env.wrappers import FlatDiscrete, FlatDiscreteVector, JointActions
+from tests.conftest import BRIEF, HASTY
+
+ID = "esper_env:Esper-Seed-v0"
+OPTIONS = {"max_epochs": 25, "training": BRIEF, "lifecycle": HASTY}
+CNN_BLUEPRINTS = 7
+
+
+def make(**options):
+    return gym.make(ID, **OPTIONS | options)
+
+
+def test_every_combination_of_what_matters_has_one_number_and_nothing_else_has():
+    flat = FlatDiscrete(make())
+    vectors = flat.joint_actions.vectors
+    germinate, retarget, prune = 3 * CNN_BLUEPRINTS * 4 * 3 * 3, 3 * 4 * 3 * 4 * 5, 3 * 4 * 5
+    assert flat.action_space.n == len(vectors) == 1 + germinate + retarget + prune + 3 + 3
+    assert len(np.unique(vectors, axis=0)) == len(vectors)
+    assert vectors[0, HEAD_INDEX["op"]] == Op.WAIT
+    assert all(vector in flat.env.action_space for vector in vectors)
+    idle = ~CAUSAL_MASK[vectors[:, HEAD_INDEX["op"]]]
+    assert (np.where(idle, vectors, vectors[0]) == vectors[0]).all()
+
+
+def test_blueprints_that_are_not_offered_have_no_number():
+    joint = JointActions(2, ("norm",))
+    germinates = joint.vectors[:, HEAD_INDEX["op"]] == Op.GERMINATE
+    assert set(joint.vectors[germinates, HEAD_INDEX["blueprint"]]) == {blueprint_names().index("norm")}
+    assert germinates.sum() == 2 * 4 * 3 * 3
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_mask_is_exactly_what_would_execute_and_what_it_allows_does(seed):
+    env = FlatDiscrete(make())
+    env.action_space.seed(seed)
+    _, info = env.reset(seed=seed)
+    columns = {name: env.joint_actions.vectors[:, i] for name, i in HEAD_INDEX.items()}
+    over, ops = False, set()
+    while not over:
+        simulation = env.unwrapped._simulation
+        legal = np.repeat(simulation.legality(), len(columns["op"]), 0)
+        want = permitted(legal, columns["op"], columns["slot"], columns["blueprint"], simulation.plantable)
+        np.testing.assert_array_equal(env.action_masks(), want)
+        np.testing.assert_array_equal(info["action_mask"], want)
+        action = env.action_space.sample(mask=info["action_mask"])
+        _, _, over, _, info = env.step(action)
+        assert info["action_executed"]
+        ops.add(int(columns["op"][action]))
+    assert {Op.GERMINATE, Op.PRUNE} <= ops
+
+
+def test_a_seed_gives_the_episode_that_the_wrapped_environment_gives():
+    plain, flat = make(), FlatDiscrete(make())
+    flat.action_space.seed(5)
+    (mine, info), (theirs, _) = flat.reset(seed=5, options={}), plain.reset(seed=5, options={})
+    over = False
+    while not over:
+        number = flat.action_space.sample(mask=info["action_mask"])
+        mine, my_reward, over, _, info = flat.step(number)
+        theirs, reward, _, _, _ = plain.step(flat.joint_actions.vectors[number])
+        assert my_reward == reward
+        assert all(np.array_equal(mine[name], theirs[name]) for name in theirs)
+
+
+def test_gymnasium_checks_remakes_and_flattens_it():
+    env = FlatDiscrete(make())
+    with pytest.warns(UserWarning, match="different from the unwrapped"):
+        check_env(env, skip_render_check=True)
+    again = gym.make(env.spec)
+    assert isinstance(again, FlatDiscrete)
+    assert again.action_space == env.action_space
+    observation, _ = FlattenObservation(FlatDiscrete(make())).reset(seed=0)
+    assert observation.ndim == 1
+
+
+def test_a_stack_has_the_same_numbers_and_masks():
+    envs = FlatDiscreteVector(gym.make_vec(ID, 3, "vector_entry_point", **OPTIONS | {"max_epochs": 8}))
+    envs.action_space.seed(0)
+    _, info = envs.reset(seed=[1, 2, 3])
+    single = FlatDiscrete(make())
+    _, alone = single.reset(seed=2)
+    np.testing.assert_array_equal(info["action_mask"][1], alone["action_mask"])
+    for _ in range(8):
+        executed = envs.action_masks()
+        actions = [single.action_space.sample(mask=mask) for mask in info["action_mask"]]
+        assert executed[range(3), actions].all()
+        *_, info = envs.step(np.array(actions))
+        assert info["action_executed"].all()
+
+
+@pytest.mark.parametrize("number", [-1, 10**6, 0.5, np.nan])
+def test_a_number_outside_is_refused_with_the_range(number):
+    env = FlatDiscrete(make())
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=f"whole number from 0 to {env.action_space.n - 1}"):
+        env.step(number)

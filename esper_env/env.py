@@ -13,9 +13,10 @@ from torch import nn
 
 from esper_env.actions import as_vectors
 from esper_env.arrays import Ints
-from esper_env.config import ConfigError, EnvConfig
+from esper_env.config import EnvConfig
 from esper_env.info import report
 from esper_env.options import resolve
+from esper_env.render.viewer import FRAMES_PER_SECOND, RENDER_MODES, Viewer
 from esper_env.simulation import Simulation
 from esper_env.spaces import Observation, action_space, observation_space, observe, split_mask
 from esper_env.states import pack, unpack
@@ -146,7 +147,8 @@ val_samples |
     | data_dir | None | where tasks with data on disk find it |
     | download | False | may missing data be fetched? |
     | device | "cpu" | torch device |
-    | render_mode | None | there is no renderer |
+    | render_mode | None | "human" shows pictures in a window, or text in the terminal where there is no display; \
+"rgb_array" returns pictures (both need Pillow: `pip install 'esper[render]'`); "ansi" returns text |
 
     On one machine the same seed and actions give the same trajectory bit for bit, also after another `reset`, in
     another process, from `fork()` and from `set_state`.
@@ -156,11 +158,11 @@ val_samples |
     * v0: initial version.
     """
 
-    metadata = {"render_modes": []}  # noqa: RUF012 - Gymnasium's own form
+    metadata = {"render_modes": [*RENDER_MODES], "render_fps": FRAMES_PER_SECOND}  # noqa: RUF012 - Gymnasium's own form
 
     def __init__(self, *, render_mode: str | None = None, **options: Any) -> None:
-        if render_mode is not None:
-            raise ConfigError(f"render_mode {render_mode!r} is not available; this environment has no renderer.")
+        self.render_mode = render_mode
+        self._viewer = None if render_mode is None else Viewer(render_mode)
         self._options = options
         self.config: EnvConfig
         self.config, task = resolve(options)
@@ -179,6 +181,8 @@ val_samples |
         episode = int(self.np_random.integers(MAX_SEED)) if seed is None else seed
         self._simulation.reset(_ONE, [episode])
         self._running = self._begun = True
+        if self._viewer is not None:
+            self._viewer.begin(self._simulation)
         return self._observe()
 
     def step(self, action: Ints) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -186,8 +190,11 @@ val_samples |
         if not self._running:
             problem = "The episode is over" if self._begun else "No episode has begun"
             raise ResetNeeded(f"{problem}: call reset() before step().")
-        outcome = self._simulation.step(as_vectors(np.asarray(action)[None], 1))
+        vectors = as_vectors(np.asarray(action)[None], 1)
+        outcome = self._simulation.step(vectors)
         self._running = not outcome.terminated[0]
+        if self._viewer is not None:
+            self._viewer.follow(self._simulation, vectors[0].tolist())
         observation, info = self._observe()
         return observation, float(outcome.reward[0]), bool(outcome.terminated[0]), False, info
 
@@ -204,29 +211,47 @@ val_samples |
         """The mask of the present state, flat over heads, as sb3-contrib's MaskablePPO asks for it."""
         return np.asarray(self._simulation.masks().heads[0])
 
+    def render(self) -> Any:
+        """The episode so far as text or as a picture, by the render mode; `human` shows every epoch by itself."""
+        if self._viewer is None:
+            gymnasium.logger.warn("render() shows nothing without a render mode: give render_mode to gymnasium.make.")
+            return None
+        if not self._begun:
+            raise ResetNeeded("There is nothing to see yet: call reset() before render().")
+        return self._viewer.render()
+
+    def close(self) -> None:
+        """Close the window, if there is one."""
+        if self._viewer is not None:
+            self._viewer.close()
+
     # States
 
     _EVOLVING = ("_running", "_begun", "_np_random", "_np_random_seed")
 
     def get_state(self) -> dict[str, Any]:
         """Everything that evolves, as an independent, picklable copy."""
-        return pack(self._simulation, {name: getattr(self, name) for name in self._EVOLVING})
+        state = pack(self._simulation, {name: getattr(self, name) for name in self._EVOLVING})
+        return state if self._viewer is None else state | {"frame": self._viewer.frame}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from a state; one that is foreign, older or of another configuration is refused."""
         for name, value in unpack(self._simulation, self._EVOLVING, state).items():
             setattr(self, name, value)
+        if self._viewer is not None:
+            self._viewer.take_over(self._simulation, state.get("frame"))
 
     def fork(self) -> Self:
-        """An independent environment in the same state."""
-        twin = type(self)(**self._options)
+        """An independent environment in the same state. It renders alike, but opens no second window."""
+        twin = type(self)(render_mode=None if self.render_mode == "human" else self.render_mode, **self._options)
         twin.spec = self.spec
         twin.set_state(self.get_state())
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {"spec": self.spec, "action_space": self.action_space}
-        return {"options": self._options, "kept": kept, "state": self.get_state()}
+        options = self._options | {"render_mode": self.render_mode}
+        return {"options": options, "kept": kept, "state": self.get_state()}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         self.__init__(**saved["options"])  # type: ignore[misc]

@@ -41,7 +41,7 @@ class SeedVectorEnv(VectorEnv[Observation, Ints, npt.NDArray[Any]]):
         threads: stacks that run at the same time.
         max_episode_steps: truncate episodes at so many steps.
         autoreset_mode: `next_step` (default), `same_step` or `disabled`, or the `AutoresetMode` member.
-        render_mode: None; there is no renderer.
+        render_mode: None; to watch a host, make a single environment and give it that host's seed.
         options: the arguments of `SeedEnv`.
 
     `reset(seed=s)` seeds host i with s + i, and host i then draws the seeds of its later episodes as a `SeedEnv`
@@ -63,7 +63,10 @@ class SeedVectorEnv(VectorEnv[Observation, Ints, npt.NDArray[Any]]):
         **options: Any,
     ) -> None:
         if render_mode is not None:
-            raise ConfigError(f"render_mode {render_mode!r} is not available; this environment has no renderer.")
+            raise ConfigError(
+                f"render_mode={render_mode!r}: many hosts at once are not drawn. To watch one, make a single "
+                "environment with this render_mode and reset it with that host's seed."
+            )
         check_number("num_envs", num_envs, 1, whole=True)
         check_number("threads", threads, 1, whole=True)
         for name, value in (("chunk", chunk), ("max_episode_steps", max_episode_steps)):

@@ -179,9 +179,3 @@ def test_every_action_head_has_its_place_in_the_message():
     env.reset(seed=1)
     with pytest.raises(ValueError, match=", ".join(head.name for head in ACTION_HEADS)):
         env.step([0])
-
-
-def test_a_render_mode_is_refused():
-    for env in (SeedEnv, SeedVectorEnv):
-        with pytest.raises(ConfigError, match="render_mode"):
-            env(render_mode="human")

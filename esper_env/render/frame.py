@@ -1,0 +1,180 @@
+"""What there is to see of an episode, as plain values: a frame. Text and picture are functions of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from esper_env.actions import Op, action_heads
+from esper_env.lifecycle.stages import BLENDED, Stage
+from esper_env.lifecycle.state import EMPTY, NEVER
+from esper_env.simulation import Simulation
+
+MEANING = {
+    Stage.UNKNOWN: "unknown",
+    Stage.DORMANT: "empty",
+    Stage.GERMINATED: "just planted",
+    Stage.TRAINING: "learns, unused",
+    Stage.BLENDING: "alpha on its way",
+    Stage.HOLDING: "in use, on trial",
+    Stage.FOSSILIZED: "permanent",
+    Stage.PRUNED: "seed removed",
+    Stage.EMBARGOED: "slot rests",
+    Stage.RESETTING: "slot rests",
+}
+"""Every stage in a few words."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch as the episode's curves need it."""
+
+    number: int
+    accuracy: float
+    committed_accuracy: float
+    stages: tuple[Stage, ...]
+    alphas: tuple[float, ...]
+    rolled_back: bool
+
+
+@dataclass(frozen=True)
+class Event:
+    """A slot that entered a stage, or a host that was rolled back."""
+
+    epoch: int
+    slot: int | None
+    stage: Stage | None
+
+    def __str__(self) -> str:
+        if self.stage is None:
+            return "the host diverged and was rolled back"
+        return f"slot {self.slot} is {self.stage.name}"
+
+
+@dataclass(frozen=True)
+class SlotView:
+    """A slot and the seed in it."""
+
+    stage: Stage
+    epochs_in_stage: int
+    blueprint: str | None
+    alpha: float
+    target: float
+    contribution: float | None
+    """Points of accuracy that would be lost without the seed; None where that has not been measured."""
+    params: int
+    channels: int
+    """Of the host at this slot."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An episode up to the present epoch."""
+
+    task: str
+    max_epochs: int
+    epochs: tuple[Epoch, ...]
+    """From the first one that was watched to the present one."""
+    slots: tuple[SlotView, ...]
+    host_params: int
+    action: str
+    """The last action in words; empty before the first."""
+    executed: bool
+    terms: dict[str, float]
+    """Of the last step's reward."""
+    test_accuracy: float | None
+    """Of the committed network, once the episode has terminated."""
+
+    @property
+    def now(self) -> Epoch:
+        """The present epoch."""
+        return self.epochs[-1]
+
+    @property
+    def reward(self) -> float:
+        """The last step's."""
+        return sum(self.terms.values())
+
+    def events(self) -> Iterator[Event]:
+        """What happened, in order."""
+        for before, after in pairwise(self.epochs):
+            if after.rolled_back:
+                yield Event(after.number, None, None)
+            for slot, (old, new) in enumerate(zip(before.stages, after.stages, strict=True)):
+                if new != old:
+                    yield Event(after.number, slot, new)
+
+    def news(self) -> list[Event]:
+        """What happened in the present epoch."""
+        return [event for event in self.events() if event.epoch == self.now.number]
+
+
+def look(simulation: Simulation, before: Frame | None = None, vector: Sequence[int] | None = None) -> Frame:
+    """The present frame of a simulation's first host, which goes on from the one before.
+
+    Args:
+        simulation: what is looked at.
+        before: the frame of the epoch before, if it was looked at; without one the curves begin here.
+        vector: the action that led here, if one did.
+    """
+    slots, counters, alphas = simulation.slots, simulation.counters, simulation.alpha()[0].tolist()
+    stages = tuple(Stage(stage) for stage in slots.stage[0].tolist())
+    present = Epoch(
+        number=int(simulation.signals.epoch[0]),
+        accuracy=float(simulation.signals.accuracy[0]),
+        committed_accuracy=float(counters.committed_accuracy[0]),
+        stages=stages,
+        alphas=tuple(alphas),
+        rolled_back=bool(counters.rolled_back[0]),
+    )
+    test_accuracy = float(counters.test_accuracy[0])
+    return Frame(
+        task=simulation.config.task,
+        max_epochs=simulation.config.max_epochs,
+        epochs=(*(before.epochs if before else ()), present),
+        slots=tuple(_slot(simulation, slot, stages[slot], alphas[slot]) for slot in range(simulation.num_slots)),
+        host_params=simulation.host_params,
+        action="" if vector is None else words(vector, simulation.num_slots),
+        executed=bool(counters.executed[0]),
+        terms={name: float(term[0]) for name, term in simulation.terms.items()},
+        test_accuracy=None if test_accuracy < 0 else test_accuracy,
+    )
+
+
+def _slot(simulation: Simulation, slot: int, stage: Stage, alpha: float) -> SlotView:
+    def of(values: Any) -> Any:
+        return values[0, slot].item()
+
+    slots = simulation.slots
+    measured = bool(BLENDED[stage]) and of(slots.measured) != NEVER
+    blueprint = of(slots.blueprint)
+    return SlotView(
+        stage=stage,
+        epochs_in_stage=of(slots.epochs_in_stage),
+        blueprint=None if blueprint == EMPTY else simulation.blueprints[blueprint],
+        alpha=alpha,
+        target=of(slots.target),
+        contribution=of(slots.contribution) if measured else None,
+        params=of(slots.params),
+        channels=simulation.task.host.slots[slot].channels,
+    )
+
+
+def words(vector: Sequence[int], num_slots: int) -> str:
+    """An action vector in words; a number outside the action space is said as it is."""
+    said = {
+        head.name: head.choices[choice] if 0 <= choice < head.size else str(choice)
+        for head, choice in zip(action_heads(num_slots), vector, strict=True)
+    }
+    slot, speed = f"slot {said['slot']}", said["alpha_speed"].lower()
+    meaning = {
+        Op.WAIT.name: "train an epoch and change nothing",
+        Op.GERMINATE.name: f"plant {said['blueprint']} in {slot}",
+        Op.SET_ALPHA_TARGET.name: f"take alpha in {slot} to {said['alpha_target'].lower()}, speed {speed}",
+        Op.PRUNE.name: f"remove the seed in {slot}",
+        Op.FOSSILIZE.name: f"make the seed in {slot} permanent",
+        Op.ADVANCE.name: f"move the seed in {slot} to its next stage",
+    }
+    return f"{said['op']}: {meaning.get(said['op'], 'there is no such op')}"

@@ -1,0 +1,348 @@
+"""A frame as a picture: the network with its seeds, the accuracy curve over the life of every slot, the last step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import groupby
+from textwrap import wrap
+
+import numpy as np
+import numpy.typing as npt
+
+try:
+    from PIL import Image, ImageDraw, ImageFont
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("Pictures need Pillow: pip install 'esper[render]'.", name=error.name) from error
+
+from esper_env.lifecycle.stages import BLENDED, COOLDOWN, Stage
+from esper_env.render.frame import MEANING, Event, Frame, SlotView
+
+WIDTH, HEIGHT = 960, 640
+"""Multiples of 16, as video encoders like them."""
+Colour = tuple[int, int, int]
+Point = tuple[float, float]
+
+PAPER, INK, QUIET, FAINT, LINE = (255, 255, 255), (36, 41, 47), (94, 103, 112), (238, 240, 243), (202, 208, 214)
+HOST, ACCURACY, PERMANENT, ALARM = (70, 79, 88), (31, 138, 76), (91, 75, 158), (200, 40, 40)
+COLOURS: dict[Stage, Colour] = {
+    Stage.UNKNOWN: LINE,
+    Stage.DORMANT: LINE,
+    Stage.GERMINATED: (121, 154, 38),
+    Stage.TRAINING: (217, 130, 30),
+    Stage.BLENDING: (32, 150, 172),
+    Stage.HOLDING: (52, 110, 200),
+    Stage.FOSSILIZED: PERMANENT,
+    Stage.PRUNED: (143, 149, 157),
+    Stage.EMBARGOED: (143, 149, 157),
+    Stage.RESETTING: (180, 185, 191),
+}
+KEY = (
+    Stage.GERMINATED,
+    Stage.TRAINING,
+    Stage.BLENDING,
+    Stage.HOLDING,
+    Stage.FOSSILIZED,
+    Stage.PRUNED,
+)
+SEED_SIZE = {Stage.GERMINATED: 14, Stage.TRAINING: 30, Stage.PRUNED: 30, Stage.EMBARGOED: 14, Stage.RESETTING: 8}
+"""Pixels across; a seed that is in use is `GROWN`."""
+GROWN = 44
+
+ABOUT = (
+    "Each epoch an agent may plant a small module, a seed, in a slot of the network, blend it",
+    "in by a weight alpha, make it permanent, or remove it. What is permanent at the end counts.",
+)
+
+MARGIN = 36
+WIRE, SEED_Y = 122, 180
+"""Heights of the wire through the host, and of the seeds."""
+LEFT, RIGHT, TOP = 82, 640, 346
+BANDS_END, BAND = 578, 15
+SIDE = 676
+LEGEND = 612
+
+
+@lru_cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+@lru_cache(4096)
+def _width(words: str, size: int) -> float:
+    return _font(size).getlength(words)
+
+
+@lru_cache(2048)
+def _stamp(words: str, size: int, anchor: str, bold: bool) -> tuple[Image.Image, tuple[int, int]]:
+    """Words as a mask, and where its corner lies from the anchor. Most words are the same in every frame."""
+    font, stroke = _font(size), 0.35 if bold else 0
+    left, top, right, bottom = font.getbbox(words, anchor=anchor, stroke_width=stroke)
+    x, y = math.floor(left) - 1, math.floor(top) - 1
+    stamp = Image.new("L", (math.ceil(right) - x + 1, math.ceil(bottom) - y + 1))
+    ImageDraw.Draw(stamp).text((-x, -y), words, 255, font, anchor, stroke_width=stroke)
+    return stamp, (x, y)
+
+
+def _fitting(words: str, size: int, width: float) -> str:
+    """The words, cut where they would run over."""
+    if _width(words, size) <= width:
+        return words
+    while words and _width(words + "…", size) > width:
+        words = words[:-1]
+    return words + "…"
+
+
+def _mix(colour: Colour, share: float, ground: Colour = PAPER) -> Colour:
+    """A colour at an opacity."""
+    r, g, b = (round(share * c + (1 - share) * p) for c, p in zip(colour, ground, strict=True))
+    return r, g, b
+
+
+class Canvas:
+    """Shapes are drawn twice as large and halved, which smooths their edges; words are stamped on top of that."""
+
+    def __init__(self) -> None:
+        self._image = Image.new("RGB", (2 * WIDTH, 2 * HEIGHT), PAPER)
+        self._draw = ImageDraw.Draw(self._image)
+        self._words: list[tuple[Point, str, int, Colour, str, bool]] = []
+
+    def box(
+        self,
+        corner: Point,
+        size: Point,
+        fill: Colour | None = None,
+        outline: Colour | None = None,
+        *,
+        radius: float = 0,
+        width: float = 1.5,
+    ) -> None:
+        """A rectangle, with round corners if asked for."""
+        (x, y), (w, h) = corner, size
+        if w < 1 or h < 1:
+            return
+        area = (round(2 * x), round(2 * y), round(2 * (x + w)) - 1, round(2 * (y + h)) - 1)
+        self._draw.rounded_rectangle(area, 2 * radius, fill, outline, round(2 * width) if outline else 0)
+
+    def dot(self, centre: Point, radius: float, fill: Colour, outline: Colour = PAPER) -> None:
+        """A disc."""
+        self._draw.circle((2 * centre[0], 2 * centre[1]), 2 * radius, fill, outline, 3)
+
+    def line(self, points: Sequence[Point], colour: Colour, width: float) -> None:
+        """A line through points."""
+        self._draw.line([(2 * x, 2 * y) for x, y in points], colour, round(2 * width), joint="curve")
+
+    def words(
+        self, at: Point, words: str, size: int = 14, colour: Colour = INK, anchor: str = "ls", *, bold: bool = False
+    ) -> None:
+        """A line of text; the anchor is Pillow's: l, m, r for the side, s for the baseline, m for the middle."""
+        self._words.append((at, words, size, colour, anchor, bold))
+
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """The picture."""
+        image = self._image.reduce(2)
+        for at, words, size, colour, anchor, bold in self._words:
+            stamp, (x, y) = _stamp(words, size, anchor, bold)
+            image.paste(colour, (round(at[0]) + x, round(at[1]) + y), stamp)
+        return np.array(image)
+
+
+def picture(frame: Frame) -> npt.NDArray[np.uint8]:
+    """A frame as RGB, `[HEIGHT, WIDTH, 3]`."""
+    canvas = Canvas()
+    _heading(canvas, frame)
+    _network(canvas, frame)
+    _curves(canvas, frame)
+    _last_step(canvas, frame)
+    _key(canvas)
+    return canvas.pixels()
+
+
+def _heading(canvas: Canvas, frame: Frame) -> None:
+    canvas.words((MARGIN, 38), "A neural network grows while it trains", 22, bold=True)
+    for row, line in enumerate(ABOUT):
+        canvas.words((MARGIN, 59 + 16 * row), line, 13, QUIET)
+    seeds = sum(slot.params for slot in frame.slots)
+    size = f"{frame.host_params:,} parameters + {seeds:,} in seeds"
+    canvas.words((WIDTH - MARGIN, 75), f"task {frame.task}: {size}", 12, QUIET, "rs")
+    canvas.words((WIDTH - MARGIN, 40), f"epoch {frame.now.number} of {frame.max_epochs}", 18, anchor="rs", bold=True)
+    length = 220
+    start, share = WIDTH - MARGIN - length, min(frame.now.number / frame.max_epochs, 1.0)
+    canvas.box((start, 52), (length, 8), FAINT, radius=4)
+    canvas.box((start, 52), (length * share, 8), HOST, radius=min(4, length * share / 2))
+
+
+# The network
+
+
+def _network(canvas: Canvas, frame: Frame) -> None:
+    """The host from left to right, a slot behind each of its parts, and what grows there."""
+    first, last, count = MARGIN + 74, WIDTH - MARGIN - 104, len(frame.slots)
+    pitch = (last - first) / count
+    canvas.line([(MARGIN, WIRE), (WIDTH - MARGIN - 40, WIRE)], HOST, 3)
+    canvas.box((MARGIN, WIRE - 20), (58, 40), FAINT, LINE, radius=6)
+    canvas.words((MARGIN + 29, WIRE), "data", 13, QUIET, "mm")
+    for number, slot in enumerate(frame.slots):
+        left = first + number * pitch
+        wide = pitch * 0.48
+        canvas.box((left, WIRE - 24), (wide, 48), HOST, radius=7)
+        canvas.words((left + wide / 2, WIRE - 7), _fitting(f"block {number + 1}", 14, wide), 14, PAPER, "mm", bold=True)
+        canvas.words((left + wide / 2, WIRE + 11), _fitting(f"{slot.channels} channels", 11, wide), 11, LINE, "mm")
+        _seed(canvas, slot, number, left + wide + (pitch - wide) / 2, pitch - 10)
+    end = WIDTH - MARGIN - 94
+    canvas.box((end, WIRE - 24), (94, 48), _mix(ACCURACY, 0.12), ACCURACY, radius=7)
+    canvas.words((end + 47, WIRE - 6), f"{frame.now.accuracy:.1f} %", 17, ACCURACY, "mm", bold=True)
+    canvas.words((end + 47, WIRE + 13), "answers right", 11, QUIET, "mm")
+
+
+def _seed(canvas: Canvas, slot: SlotView, number: int, x: float, width: float) -> None:
+    """A slot: its place on the wire, the seed below as large as it has grown and as opaque as alpha, and its facts."""
+    stage, colour = slot.stage, COLOURS[slot.stage]
+    size = SEED_SIZE.get(stage, GROWN)
+    if stage != Stage.DORMANT:
+        joined = _mix(colour, max(slot.alpha, 0.25))
+        canvas.line([(x, WIRE), (x, SEED_Y)], joined, 1.5 + 4 * slot.alpha)
+    canvas.dot((x, WIRE), 7, colour if BLENDED[stage] else PAPER, HOST)
+    corner = (x - size / 2, SEED_Y - size / 2)
+    if stage == Stage.DORMANT:
+        for angle in range(0, 360, 30):
+            turn = np.deg2rad(angle)
+            canvas.dot((x + 15 * np.cos(turn), SEED_Y + 15 * np.sin(turn)), 1.8, LINE, LINE)
+    else:
+        canvas.box(corner, (size, size), _mix(colour, slot.alpha), colour, radius=min(9, size / 2), width=2.5)
+    if COOLDOWN[stage]:
+        reach = size / 2 + 5
+        canvas.line([(x - reach, SEED_Y - reach), (x + reach, SEED_Y + reach)], colour, 3)
+        canvas.line([(x - reach, SEED_Y + reach), (x + reach, SEED_Y - reach)], colour, 3)
+    y = SEED_Y + 44
+
+    def line(words: str, colour: Colour = QUIET, size: int = 12, *, bold: bool = False) -> None:
+        nonlocal y
+        canvas.words((x, y), _fitting(words, size, width), size, colour, "ms", bold=bold)
+        y += 17
+
+    line(f"slot {number}: {slot.blueprint or 'empty'}", INK, 14, bold=True)
+    if stage == Stage.DORMANT:
+        line("room for a seed")
+        return
+    line(stage.name, _mix(colour, 0.9, INK), 13, bold=True)
+    line(MEANING[stage])
+    if BLENDED[stage]:
+        bar = min(86.0, width - 74)
+        start = x - (bar + 68) / 2 + 36
+        canvas.words((start - 6, y), "alpha", 12, QUIET, "rs")
+        canvas.box((start, y - 9), (bar, 9), LINE, radius=3)
+        canvas.box((start, y - 9), (bar * slot.alpha, 9), colour, radius=min(3, bar * slot.alpha / 2))
+        canvas.words((start + bar + 6, y), f"{slot.alpha:.2f}", 12, INK)
+        y += 17
+    if slot.contribution is not None:
+        line(f"worth {slot.contribution:+.1f} points", ACCURACY if slot.contribution > 0 else ALARM, 13)
+    if slot.params:
+        line(f"{slot.params:,} parameter{'s' if slot.params > 1 else ''}")
+
+
+# The episode
+
+
+def _curves(canvas: Canvas, frame: Frame) -> None:
+    """Accuracy over the epochs, with what happened marked on it, and the life of every slot beneath."""
+    bands = BANDS_END - len(frame.slots) * (BAND + 3)
+    bottom = bands - 12
+
+    def x(epoch: float) -> float:
+        return LEFT + (RIGHT - LEFT) * epoch / frame.max_epochs
+
+    def y(percent: float) -> float:
+        return bottom - (bottom - TOP) * percent / 100
+
+    canvas.words((LEFT, TOP - 14), "Accuracy on the validation data", 14, bold=True)
+    for percent in (0, 25, 50, 75, 100):
+        canvas.line([(LEFT, y(percent)), (RIGHT, y(percent))], FAINT, 1)
+        canvas.words((LEFT - 8, y(percent)), f"{percent} %", 12, QUIET, "rm")
+    first = frame.epochs[0].number
+    for slot in range(len(frame.slots)):
+        top = bands + slot * (BAND + 3)
+        canvas.box((LEFT, top), (RIGHT - LEFT, BAND), FAINT)
+        canvas.words((LEFT - 8, top + BAND / 2), f"slot {slot}", 12, QUIET, "rm")
+        for stage, run in groupby(frame.epochs[1:], key=lambda epoch: epoch.stages[slot]):
+            numbers = [epoch.number for epoch in run]
+            if stage != Stage.DORMANT:
+                start = x(numbers[0] - 1)
+                canvas.box((start, top), (x(numbers[-1]) - start, BAND), COLOURS[stage])
+    for line, colour, width in (("committed_accuracy", PERMANENT, 2.0), ("accuracy", ACCURACY, 3.0)):
+        points = [(x(epoch.number), y(getattr(epoch, line))) for epoch in frame.epochs]
+        if len(points) > 1:
+            canvas.line(points, colour, width)
+        canvas.dot(points[-1], 4, colour)
+    for event in frame.events():
+        _mark(canvas, event, (x(event.epoch - 1), y(frame.epochs[event.epoch - 1 - first].accuracy)), bottom)
+    for epoch in _ticks(frame.max_epochs):
+        canvas.words((x(epoch), BANDS_END + 12), str(epoch), 12, QUIET, "ms")
+    canvas.words((LEFT - 8, BANDS_END + 12), "epoch", 12, QUIET, "rs")
+
+
+def _mark(canvas: Canvas, event: Event, at: Point, bottom: float) -> None:
+    if event.stage is None:
+        canvas.line([(at[0], TOP), (at[0], bottom)], ALARM, 2)
+    elif event.stage in KEY:
+        canvas.dot(at, 4.5, COLOURS[event.stage])
+
+
+def _ticks(epochs: int) -> range:
+    step = next(step for size in range(9) for step in (10**size, 2 * 10**size, 5 * 10**size) if epochs / step <= 10)
+    return range(0, epochs + 1, step)
+
+
+# The last step
+
+
+def _last_step(canvas: Canvas, frame: Frame) -> None:
+    """What the agent did, what came of it, and the reward by its terms."""
+    y = TOP - 14.0
+    right = WIDTH - MARGIN
+
+    def paragraph(words: str, colour: Colour = INK, size: int = 13) -> None:
+        nonlocal y
+        for line in wrap(words, 38):
+            y += 18
+            canvas.words((SIDE, y), line, size, colour)
+
+    canvas.words((SIDE, y), "The agent's last action", 14, bold=True)
+    if not frame.action:
+        paragraph("none yet", QUIET)
+        return
+    paragraph(frame.action)
+    if not frame.executed:
+        paragraph("not legal: it waited instead", ALARM)
+    for event in frame.news():
+        paragraph(f"{event}", ALARM if event.stage is None else COLOURS[event.stage])
+    y += 30
+    canvas.words((SIDE, y), "Reward of this epoch", 14, bold=True)
+    canvas.words((right, y), f"{frame.reward:+.3f}", 14, anchor="rs", bold=True)
+    for name, value in frame.terms.items():
+        if abs(value) >= 0.0005:
+            y += 17
+            canvas.words((SIDE, y), name, 13, QUIET)
+            canvas.words((right, y), f"{value:+.3f}", 13, ACCURACY if value > 0 else ALARM, "rs")
+    if frame.test_accuracy is not None:
+        canvas.box((SIDE - 8, BANDS_END - 44), (right - SIDE + 16, 44), _mix(PERMANENT, 0.1), PERMANENT, radius=7)
+        verdict = f"The end: {frame.test_accuracy:.1f} % on the test data"
+        canvas.words((SIDE + 4, BANDS_END - 25), verdict, 14, bold=True)
+        canvas.words((SIDE + 4, BANDS_END - 9), "with the permanent seeds alone", 12, QUIET)
+
+
+def _key(canvas: Canvas) -> None:
+    x = float(MARGIN + 10)
+
+    def entry(words: str) -> None:
+        nonlocal x
+        canvas.words((x + 18, LEGEND + 5), words, 12, QUIET)
+        x += 18 + _width(words, 12) + 13
+
+    for stage in KEY:
+        canvas.box((x, LEGEND - 6), (12, 12), COLOURS[stage], radius=3)
+        entry(stage.name.lower())
+    for words, colour in (("accuracy", ACCURACY), ("with permanent seeds alone", PERMANENT), ("rollback", ALARM)):
+        canvas.line([(x, LEGEND), (x + 13, LEGEND)], colour, 3)
+        entry(words)

@@ -1,0 +1,384 @@
+"""Rendering: frames say what happens, in words and in pictures, and change nothing in what happens."""
+
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import pairwise
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env, data_equivalence
+from gymnasium.wrappers import RecordVideo
+
+from esper_env.actions import Op, blueprint_names
+from esper_env.config import ConfigError
+from esper_env.env import SeedEnv
+from esper_env.lifecycle.stages import Stage
+from esper_env.registration import IDS
+from esper_env.render import screen
+from esper_env.render.frame import MEANING, look, words
+from esper_env.render.picture import ACCURACY, ALARM, COLOURS, HEIGHT, PERMANENT, WIDTH, picture
+from esper_env.render.text import text
+from esper_env.render.viewer import RENDER_MODES, Viewer
+from esper_env.vector_env import SeedVectorEnv
+from tests.conftest import BRIEF, HASTY, action, random_actions, simulate
+
+OPTIONS = {"max_epochs": 12, "training": BRIEF, "lifecycle": HASTY}
+STAGES = [stage for stage in Stage if stage != Stage.UNKNOWN]
+SCRIPT = [
+    action(Op.GERMINATE, 0, "conv_light"),
+    action(Op.ADVANCE, 0),
+    action(Op.ADVANCE, 0),
+    action(Op.GERMINATE, 2, "norm"),
+    action(),
+    action(Op.ADVANCE, 0),
+    action(Op.FOSSILIZE, 0),
+    action(Op.PRUNE, 2),
+    action(Op.FOSSILIZE, 1),
+]
+"""One seed is made permanent, another is pruned, and the last action is not legal."""
+
+
+@pytest.fixture(autouse=True)
+def _no_display(monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+
+
+def watched(steps=SCRIPT, **options):
+    """Frames of a scripted episode, from epoch 0 on."""
+    simulation = simulate(1, seeds=[1], **OPTIONS | options)
+    frames = [look(simulation)]
+    for vector in steps:
+        simulation.step(np.array([vector]))
+        frames.append(look(simulation, frames[-1], vector))
+    return frames
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return watched()
+
+
+def make(mode, **options):
+    return gym.make("Esper-Seed-v0", render_mode=mode, **OPTIONS | options)
+
+
+def in_stage(frame, stage):
+    """The frame with a seed of this stage in slot 1."""
+    slot = replace(
+        frame.slots[1], stage=stage, blueprint="attention", alpha=0.4, target=0.7, contribution=-2.5, params=7
+    )
+    slots = (frame.slots[0], slot, frame.slots[2])
+    now = replace(frame.now, stages=(frame.now.stages[0], stage, frame.now.stages[2]))
+    return replace(frame, slots=slots, epochs=(*frame.epochs[:-1], now))
+
+
+def holds(pixels, colour):
+    return bool((pixels == np.array(colour, np.uint8)).all(-1).any())
+
+
+# The frame
+
+
+def test_events_are_what_happened_to_the_slots(frames):
+    said = [(event.epoch, event.slot, event.stage) for event in frames[-1].events()]
+    assert said == [
+        (1, 0, Stage.GERMINATED),
+        (2, 0, Stage.TRAINING),
+        (3, 0, Stage.BLENDING),
+        (4, 2, Stage.GERMINATED),
+        (6, 0, Stage.HOLDING),
+        (7, 0, Stage.FOSSILIZED),
+        (8, 2, Stage.PRUNED),
+        (9, 2, Stage.EMBARGOED),
+    ]
+    assert [str(event) for event in frames[7].news()] == ["slot 0 is FOSSILIZED"]
+
+
+def test_a_frame_holds_the_whole_episode_and_the_reward_of_its_last_step(frames):
+    assert [epoch.number for epoch in frames[-1].epochs] == list(range(len(SCRIPT) + 1))
+    assert frames[5].epochs == frames[-1].epochs[:6]
+    assert frames[1].terms["op_cost"] == pytest.approx(-0.02)
+    assert frames[-1].reward == pytest.approx(sum(frames[-1].terms.values()))
+
+
+@pytest.mark.parametrize("op", Op)
+def test_every_op_is_said_in_words(op):
+    assert words(action(op, 2, "conv_heavy"), 3).startswith(f"{op.name}: ")
+
+
+def test_numbers_outside_the_action_space_are_said_as_they_are():
+    assert words([99, -1, 0, 0, 0, 0, 0, Op.GERMINATE], 3) == "GERMINATE: plant -1 in slot 99"
+    assert words([0, 0, 0, 0, 0, 0, 0, 17], 3) == "17: there is no such op"
+
+
+# Text
+
+
+def test_the_text_says_what_a_script_did(frames):
+    assert "epoch 0 of 12" in text(frames[0])
+    assert "action" not in text(frames[0])
+    planted = text(frames[1])
+    for expected in (
+        "epoch 1 of 12",
+        "GERMINATE: plant conv_light in slot 0",
+        "slot 0 is GERMINATED",
+        "op_cost -0.020",
+    ):
+        assert expected in planted
+    blending = text(frames[4])
+    for expected in ("BLENDING", "→1", "█", "points", "156"):
+        assert expected in blending
+    assert "FOSSILIZED  3       ███████ 1.00" in text(frames[9])
+    assert "·gtbbbhFFF" in text(frames[9])
+    assert "····ggggx-" in text(frames[9])
+    assert "(not legal: it waited)" in text(frames[9])
+
+
+def test_the_text_of_the_last_epoch_gives_the_test_accuracy():
+    end = watched([action()] * 12)[-1]
+    assert f"the end   {end.test_accuracy:.1f} % on the test data" in text(end)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_text_knows_every_stage(frames, stage):
+    shown = text(in_stage(frames[-1], stage))
+    assert stage.name in shown
+    assert MEANING[stage] in shown
+    assert "attention" in shown
+
+
+def test_the_text_fits_a_terminal(frames):
+    for frame in (*frames, *watched([action()] * 3, max_epochs=700)):
+        assert max(map(len, text(frame).splitlines())) <= 80
+
+
+def test_a_long_episode_is_thinned_out_and_ends_with_the_present():
+    end = watched([action(Op.GERMINATE, 0, "norm"), *[action()] * 110, action(Op.PRUNE, 0)], max_epochs=112)[-1]
+    life = next(line for line in text(end).splitlines() if line.startswith("slot 0"))
+    assert life[10:].split()[0] == "·" + "g" * 49 + "x"
+
+
+# The picture
+
+
+def test_pictures_are_rgb_and_change_with_every_epoch(frames):
+    pictures = [picture(frame) for frame in frames]
+    for pixels in pictures:
+        assert pixels.shape == (HEIGHT, WIDTH, 3)
+        assert pixels.dtype == np.uint8
+    assert all((a != b).any() for a, b in pairwise(pictures))
+    np.testing.assert_array_equal(picture(frames[-1]), pictures[-1])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_is_drawn_in_its_colour(frames, stage):
+    assert holds(picture(in_stage(frames[0], stage)), COLOURS[stage])
+    assert (picture(in_stage(frames[0], stage)) != picture(frames[0])).any() or stage == Stage.DORMANT
+
+
+def test_alpha_is_opacity(frames):
+    def seed(alpha):
+        frame = in_stage(frames[-1], Stage.BLENDING)
+        slots = (frame.slots[0], replace(frame.slots[1], alpha=alpha), frame.slots[2])
+        return picture(replace(frame, slots=slots))[160:200, 500:530].mean()
+
+    assert seed(0.1) > seed(0.5) > seed(1.0)
+
+
+def test_the_curves_and_a_rollback_are_drawn(frames):
+    first, last = picture(frames[0]), picture(frames[-1])
+    chart = np.s_[340:500, 90:640]
+    for colour in (ACCURACY, PERMANENT):
+        assert holds(last[chart], colour)
+    assert not holds(last[chart], ALARM)
+    lost = replace(frames[-1], epochs=(*frames[-1].epochs[:-1], replace(frames[-1].now, rolled_back=True)))
+    assert holds(picture(lost)[chart], ALARM)
+    assert "rolled back" in text(lost)
+    assert (first[chart] != last[chart]).any()
+
+
+@pytest.mark.parametrize("options", [{"task": "digits_deep"}, {"num_slots": 1}, {"task": "shapes"}])
+def test_hosts_of_any_number_of_slots_are_drawn(options):
+    for frame in watched(SCRIPT[:3], **options):
+        assert holds(picture(frame), ACCURACY)
+        assert text(frame).count("DORMANT") >= len(frame.slots) - 1
+
+
+def test_the_longest_name_of_a_blueprint_and_all_reward_terms_fit(frames):
+    longest = max(blueprint_names(), key=len)
+    slots = tuple(replace(slot, blueprint=longest) for slot in frames[-1].slots)
+    full = replace(frames[-1], slots=slots, terms=dict.fromkeys(frames[-1].terms, -1.0), test_accuracy=50.0)
+    below = picture(full)[-20:]
+    np.testing.assert_array_equal(below, picture(frames[-1])[-20:])
+    assert max(map(len, text(full).splitlines())) <= 80
+
+
+# The environment
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_gymnasiums_checker_finds_nothing_to_say_about_rendering(name, capsys):
+    for mode in RENDER_MODES:
+        check_env(gym.make(name, render_mode=mode, **OPTIONS).unwrapped)
+
+
+@pytest.mark.parametrize("mode", RENDER_MODES)
+def test_rendering_changes_nothing_in_the_trajectory(mode, capsys):
+    env, unwatched = make(mode), make(None)
+    assert data_equivalence(env.reset(seed=4), unwatched.reset(seed=4), exact=True)
+    generator = np.random.default_rng(2)
+    for _ in range(12):
+        env.render()
+        chosen = random_actions(env.unwrapped._simulation, [generator])[0]
+        assert data_equivalence(env.step(chosen), unwatched.step(chosen), exact=True)
+    assert data_equivalence(env.reset(), unwatched.reset(), exact=True)
+    env.close()
+
+
+def test_an_environment_renders_what_the_frame_says():
+    env, expected = make("ansi"), watched()
+    env.reset(seed=1)
+    assert env.render() == text(expected[0])
+    for vector, frame in zip(SCRIPT, expected[1:], strict=True):
+        env.step(np.array(vector))
+        assert env.render() == text(frame)
+    env.reset(seed=1)
+    assert env.render() == text(expected[0])
+
+
+def test_lists_of_frames_are_collected():
+    for mode, kind in (("rgb_array_list", np.ndarray), ("ansi_list", str)):
+        env = make(mode)
+        env.reset(seed=1)
+        for vector in SCRIPT[:2]:
+            env.step(np.array(vector))
+        collected = env.render()
+        assert [type(frame) for frame in collected] == [kind] * 3
+
+
+def test_videos_are_recorded(tmp_path):
+    pytest.importorskip("moviepy", reason="RecordVideo needs moviepy: pip install moviepy")
+    env = RecordVideo(make("rgb_array"), str(tmp_path), disable_logger=True)
+    env.reset(seed=1)
+    for _ in range(12):
+        env.step(action())
+    env.close()
+    assert list(tmp_path.glob("*.mp4"))
+
+
+def test_rendering_without_a_mode_warns():
+    env = SeedEnv(**OPTIONS)
+    env.reset(seed=1)
+    with pytest.warns(UserWarning, match="render_mode"):
+        assert env.render() is None
+    env.close()
+
+
+def test_rendering_before_an_episode_is_refused():
+    with pytest.raises(gym.error.ResetNeeded, match=r"reset\(\) before render\(\)"):
+        SeedEnv(render_mode="ansi", **OPTIONS).render()
+
+
+def test_an_unknown_mode_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match="Did you mean 'rgb_array'"):
+        SeedEnv(render_mode="rgb_arrays")
+
+
+def test_many_hosts_are_not_drawn_and_the_error_says_how_to_watch_one():
+    with pytest.raises(ConfigError, match=r"render_mode='ansi'.* make a single environment"):
+        SeedVectorEnv(2, render_mode="ansi")
+
+
+def test_what_was_seen_goes_with_states_forks_and_pickles():
+    env, other = SeedEnv(render_mode="ansi", **OPTIONS), SeedEnv(render_mode="ansi", **OPTIONS)
+    env.reset(seed=1)
+    for vector in SCRIPT[:5]:
+        env.step(np.array(vector))
+    other.set_state(env.get_state())
+    for copied in (other, env.fork(), pickle.loads(pickle.dumps(env))):
+        assert copied.render() == env.render()
+    env.step(np.array(SCRIPT[5]))
+    other.step(np.array(SCRIPT[5]))
+    assert other.render() == env.render()
+
+
+def test_a_state_of_an_unwatched_environment_is_watched_from_there_on():
+    env, unwatched = SeedEnv(render_mode="ansi", **OPTIONS), SeedEnv(**OPTIONS)
+    unwatched.reset(seed=1)
+    for vector in SCRIPT[:4]:
+        unwatched.step(np.array(vector))
+    env.set_state(unwatched.get_state())
+    env.step(np.array(SCRIPT[4]))
+    assert "slot 0        bb" in env.render()
+    unwatched.set_state(env.get_state())
+    assert picture(env._viewer.frame).shape == (HEIGHT, WIDTH, 3)
+
+
+def test_nothing_is_looked_at_without_a_mode(monkeypatch):
+    monkeypatch.setattr("esper_env.render.viewer.look", None)
+    env = SeedEnv(**OPTIONS)
+    env.reset(seed=1)
+    env.step(np.array(SCRIPT[0]))
+    assert "frame" not in env.get_state()
+
+
+# A human
+
+
+def test_without_a_display_a_human_reads_every_epoch_once(capsys):
+    env, expected = make("human"), watched(SCRIPT[:2])
+    env.reset(seed=1)
+    for vector in SCRIPT[:2]:
+        env.step(np.array(vector))
+        assert env.render() is None
+    env.close()
+    assert capsys.readouterr().out == "".join(text(frame) + "\n" for frame in expected)
+
+
+def test_a_fork_of_a_watched_environment_shows_nothing(capsys):
+    env = make("human").unwrapped
+    env.reset(seed=1)
+    capsys.readouterr()
+    fork = env.fork()
+    fork.step(np.array(SCRIPT[0]))
+    assert capsys.readouterr().out == ""
+    assert fork.render_mode is None
+
+
+def test_a_screen_is_opened_once_and_closed(monkeypatch, frames):
+    happened = []
+
+    class Recorder:
+        def show(self, frame):
+            happened.append(frame.now.number)
+
+        def close(self):
+            happened.append("closed")
+
+    monkeypatch.setattr(screen, "open_screen", lambda seconds: happened.append(seconds) or Recorder())
+    env = SeedEnv(render_mode="human", **OPTIONS)
+    for _ in range(2):
+        env.reset(seed=1)
+        env.step(action())
+        env.close()
+        env.close()
+    assert happened == [0.25, 0, 1, "closed"] * 2
+
+
+@pytest.mark.parametrize("mode", ["rgb_array", "human"])
+def test_a_missing_pillow_is_an_error_that_names_the_extra(mode):
+    script = (
+        "import sys; sys.modules['PIL'] = None; from esper_env import SeedEnv\n"
+        "SeedEnv(render_mode='ansi')\n"
+        f"try: SeedEnv(render_mode={mode!r})\nexcept ModuleNotFoundError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    assert "pip install 'esper[render]'" in done.stdout
+
+
+def test_a_viewer_that_has_seen_nothing_says_so():
+    with pytest.raises(RuntimeError, match="begin an episode first"):
+        Viewer("ansi").render()

@@ -75,11 +75,15 @@ class Splits:
         self.tensors: dict[str, tuple[Tensor, Tensor]] = {}
 
     def put(self, instance: int, data: Dataset, val_samples: int | None) -> None:
-        """Store a data set; all instances have the same sizes."""
+        """Store a data set; all instances have the same sizes. The memory of a single one is shared, not copied."""
         for name in ("train", "val", "test"):
             split: Split = getattr(data, name)
             keep = val_samples if name == "val" and val_samples else len(split)
             arrays = (split.inputs[:keep], split.labels[:keep])
+            if self.instances == 1:
+                inputs, labels = (torch.from_numpy(array)[None].to(self.device) for array in arrays)
+                self.tensors[name] = (inputs, labels)
+                continue
             if name not in self.tensors:
                 empty = [torch.from_numpy(np.zeros((self.instances, *a.shape), a.dtype)) for a in arrays]
                 self.tensors[name] = (empty[0].to(self.device), empty[1].to(self.device))
@@ -198,14 +202,19 @@ class Population:
         masks: Ints,
         rates: Rates,
         proximal: float,
+        views: Sequence[Ints] | None = None,
     ) -> Growth:
-        """Train every host for one epoch and evaluate the coalitions `masks [envs, k]`."""
+        """Train every host for one epoch and evaluate the coalitions `masks [envs, k]`.
+
+        Each host has its own `order` of samples and, where they are augmented, a number in `views` for each of them.
+        """
 
         def run(stack: int, start: int, end: int) -> Growth:
             network, data = self.stacks[stack], self.data[stack].tensors
             mine = SlotState(*(getattr(slots, name)[start:end] for name in SlotState.__dataclass_fields__))
+            look = None if views is None else np.stack(views[start:end])
             train_loss, gradients = train_epoch(
-                network, mine, *data["train"], np.stack(order[start:end]), self.batch_size, rates, proximal
+                network, mine, *data["train"], np.stack(order[start:end]), self.batch_size, rates, proximal, look
             )
             finite = network.finite(mine.fossil)
             envs = np.arange(end - start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +56,7 @@ def train_epoch(
     batch_size: int,
     rates: Rates,
     proximal: float,
+    views: Ints | None = None,
 ) -> tuple[Floats, GradientStats]:
     """Train every host of the stack on its own data order.
 
@@ -67,17 +69,19 @@ def train_epoch(
         batch_size: samples per batch; the last batch may be smaller.
         rates: learning rates and the like.
         proximal: λ of the proximal term.
+        views: how each sample of `order` is augmented; not at all when None.
 
     Returns:
         Mean training loss of each host, and the seeds' gradient statistics.
     """
     plans = network.plan(slots.stage, slots.alpha, slots.algorithm)
     sgd = StackedSgd(network, plans, slots.updated, slots.fossil, rates)
-    sequence = torch.from_numpy(np.ascontiguousarray(order.T)).to(inputs.device)
+    batches = _batches(order, batch_size, inputs.device)
+    looks = [None] * len(batches) if views is None else _batches(views, batch_size, inputs.device)
     instance = torch.arange(network.hosts, device=inputs.device) if len(inputs) > 1 else None
     loss_sum = torch.zeros(network.hosts, device=inputs.device)
-    for batch in torch.split(sequence, batch_size):
-        x, y = network.host.gather(inputs, batch, instance), gather_targets(targets, batch, instance)
+    for batch, look in zip(batches, looks, strict=True):
+        x, y = network.host.gather(inputs, batch, instance, look), gather_targets(targets, batch, instance)
         logits = network.train_logits(x, plans, proximal)
         mean = class_losses(logits, y).mean(1)
         sgd.step(mean.sum())
@@ -85,6 +89,11 @@ def train_epoch(
     loss = (loss_sum / order.shape[1]).double().cpu().numpy()
     running = (slots.stage == Stage.TRAINING) | BLENDED[slots.stage]
     return loss, gradient_stats(sgd.banks, running, -(-order.shape[1] // batch_size))
+
+
+def _batches(order: Ints, size: int, device: torch.device) -> Sequence[Tensor]:
+    """From `[envs, samples]` to batches `[size, envs]`, the last of which may be smaller."""
+    return torch.split(torch.from_numpy(np.ascontiguousarray(order.T)).to(device), size)
 
 
 def gather_targets(targets: Tensor, batch: Tensor, instance: Tensor | None) -> Tensor:

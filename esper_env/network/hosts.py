@@ -6,13 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from esper_env.actions import CNN
+from esper_env.arrays import Ints
 from esper_env.config import ConfigError
 from esper_env.network import layers
 from esper_env.network.layers import Float32
+
+MARGIN = 4
+"""Pixels by which an augmented image is shifted at most, each way."""
+VIEWS = 2 * (2 * MARGIN + 1) ** 2
+"""Ways to look at an image: every shift, as it is and mirrored."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +109,18 @@ class CnnHost:
         return levels
 
     @staticmethod
-    def gather(inputs: Tensor, batch: Tensor, instance: Tensor | None) -> Tensor:
-        """A training batch as maps, from images `[instances, n, h, w, c]` and sample indices `[batch, hosts]`."""
+    def views(rng: np.random.Generator, samples: int) -> Ints:
+        """How each of so many samples is augmented: numbers below `VIEWS`."""
+        return rng.integers(VIEWS, size=samples)
+
+    @staticmethod
+    def gather(inputs: Tensor, batch: Tensor, instance: Tensor | None, views: Tensor | None = None) -> Tensor:
+        """A training batch as maps, from images `[instances, n, h, w, c]` and sample indices `[batch, hosts]`.
+
+        Each sample is seen as its number in `views [batch, hosts]` says, or as it is when None.
+        """
         images = inputs[0][batch] if instance is None else inputs[instance, batch]
+        images = images if views is None else seen(images, views)
         return CnnHost._as_maps(images.permute(0, 2, 3, 1, 4))
 
     @staticmethod
@@ -143,3 +159,19 @@ class CnnHost:
         """Logits `[n, batch, classes]` of the last feature map."""
         weight = parameters["classifier.weight"]
         return layers.linear(layers.pool_to_vectors(x, weight.shape[0]), weight, parameters["classifier.bias"])
+
+
+def seen(images: Tensor, views: Tensor) -> Tensor:
+    """Images `[batch, hosts, h, w, c]` shifted and mirrored as their `views`, numbers below `VIEWS`, say.
+
+    What comes in from beyond the edge is 0, the mean of normalised images.
+    """
+    device, (batch, hosts, height, width) = images.device, images.shape[:4]
+    shift, mirrored = views[..., None] // 2, views[..., None] % 2 == 1
+    rows = torch.arange(height, device=device) + shift // (2 * MARGIN + 1)
+    columns = torch.arange(width, device=device) + shift % (2 * MARGIN + 1)
+    columns = torch.where(mirrored, columns.flip(-1), columns)
+    sample = torch.arange(batch, device=device)[:, None, None, None]
+    host = torch.arange(hosts, device=device)[:, None, None]
+    padded = F.pad(images, (0, 0, MARGIN, MARGIN, MARGIN, MARGIN))
+    return padded[sample, host, rows[..., None], columns[..., None, :]]

@@ -178,9 +178,9 @@ class EnvOptions(Options):
     training: Any = None
     """A dict of training options."""
     data_dir: str | None = None
-    """Where tasks with data on disk find it."""
+    """Where tasks with data on disk find it; ESPER_DATA_DIR when None. Tasks that need no files ignore it."""
     download: bool = False
-    """May missing data be fetched?"""
+    """May missing data be fetched? Tasks that need no files ignore it."""
     device: str = "cpu"
     """Torch device of networks and data."""
 

@@ -97,7 +97,7 @@ class Simulation:
     """
 
     def __init__(self, config: EnvConfig, task: Task, envs: int, *, chunk: int | None = None, threads: int = 1) -> None:
-        self.config, self.task, self.envs = config, task, envs
+        self.config, self.task, self.envs = config, task.at(config.data_dir, config.download), envs
         self.num_slots = config.num_slots
         self.blueprints = blueprint_names()
         self.plantable: Bools = np.array([name in config.blueprints for name in self.blueprints])
@@ -248,7 +248,7 @@ class Simulation:
         slots = self.slots
         plan = counterfactuals.plan(BLENDED[slots.stage], [streams.sampling for streams in self.streams])
         wanted = self._coalitions(plan)
-        training = self.config.training
+        task, training = self.task, self.config.training
         state = SlotState(
             stage=slots.stage,
             alpha=alpha,
@@ -257,7 +257,8 @@ class Simulation:
             fossil=slots.stage == Stage.FOSSILIZED,
         )
         order = [self._order(streams) for streams in self.streams]
-        growth = self.population.grow(state, order, wanted, self.rates, training.proximal)
+        views = [task.host.views(s.order, len(order[0])) for s in self.streams] if task.augment else None
+        growth = self.population.grow(state, order, wanted, self.rates, training.proximal, views)
         running = (slots.stage == Stage.TRAINING) | BLENDED[slots.stage]
         macs = self._host_macs + np.where(running, self._macs[np.arange(self.num_slots), slots.blueprint], 0).sum(1)
         growth.flops += 6.0 * macs * len(order[0])  # forward, and backward twice as much; two flops a MAC

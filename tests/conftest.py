@@ -1,4 +1,4 @@
-"""One thread for every test, and short ways to a simulation and to actions."""
+"""One thread and a little CIFAR-10 for every test, and short ways to a simulation and to actions."""
 
 import numpy as np
 import pytest
@@ -21,6 +21,28 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cifar_folder(tmp_path_factory):
+    """A small archive, found by every environment that is not told of another."""
+    folder = tmp_path_factory.mktemp("cifar")
+    write_cifar(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ESPER_DATA_DIR", str(folder))
+        yield folder
+
+
+def write_cifar(folder, images=20):
+    """Binary batches of so many images each, in the layout of the archive; returns pixels and labels by file."""
+    rng, written = np.random.default_rng(0), {}
+    for name in (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"):
+        labels = rng.permutation(np.arange(images) % 10)
+        pixels = rng.integers(0, 256, (images, 3, 32, 32), np.uint8)
+        records = np.concatenate([labels[:, None].astype(np.uint8), pixels.reshape(images, -1)], 1)
+        (folder / name).write_bytes(records.tobytes())
+        written[name] = (pixels, labels)
+    return written
 
 
 def simulate(envs=2, *, seeds=None, chunk=None, threads=1, **options):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,15 @@ class DataSource(Protocol):
 
     def load(self, rng: np.random.Generator | None) -> Dataset:
         """The data; `rng` is the environment's data stream, given when `generated`."""
+        ...
+
+
+@runtime_checkable
+class FileSource(DataSource, Protocol):
+    """Data in files, which `data_dir` and `download` of an environment are about; other sources ignore them."""
+
+    def at(self, data_dir: str | None, download: bool) -> DataSource:
+        """The same data from this directory, or from where the source finds it by itself when None."""
         ...
 
 

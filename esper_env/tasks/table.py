@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from esper_env.config import ConfigError, unknown_name
 from esper_env.network.hosts import CnnHost
-from esper_env.tasks.data import DataSource, Digits, Shapes
+from esper_env.tasks.cifar import Cifar10
+from esper_env.tasks.data import DataSource, Digits, FileSource, Shapes
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,14 @@ class Task:
     target_loss: float = 0.1
     budget_blueprint: str = "conv_light"
     """The parameter budget is this blueprint in every slot."""
+    augment: bool = False
+    """Shift and mirror the training images at random, anew in every epoch and for every host."""
+
+    def at(self, data_dir: str | None, download: bool) -> Task:
+        """The task with its files in this directory; one that needs no files is the same anywhere."""
+        if not isinstance(self.source, FileSource):
+            return self
+        return replace(self, source=self.source.at(data_dir, download))
 
 
 _DIGITS = Task(
@@ -38,6 +47,38 @@ _DIGITS = Task(
     summary="8×8 digits on a host of 1×1 convolutions, starved of spatial features: growth pays.",
     source=Digits(),
     host=CnnHost(1, 8, 10, channels=(4, 8, 16), kernel=1, pools=2),
+)
+
+
+def _cifar10(
+    variant: str, summary: str, base: int, blocks: int, kernel: int, pools: int, *, after: bool = False
+) -> Task:
+    """A row of the CIFAR-10 family: channels begin at `base` and double from block to block."""
+    channels = tuple(base * 2**block for block in range(blocks))
+    return Task(
+        name=f"cifar10_{variant}",
+        summary=f"CIFAR-10 {summary}",
+        source=Cifar10(),
+        host=CnnHost(3, 32, 10, channels=channels, kernel=kernel, pools=pools, slot_after_pool=after),
+        batch_size=128,
+        host_lr=0.01,
+        max_epochs=25,
+        min_training_epochs=10,
+        target_loss=0.3,
+        augment=True,
+    )
+
+
+_CIFAR10 = (
+    _cifar10("baseline", "on three blocks of 3×3 convolutions.", 8, 3, 3, 3),
+    _cifar10("impaired", "on a host of one channel and 1×1 convolutions.", 1, 3, 1, 3),
+    _cifar10("minimal", "on the least of hosts: 1×1 convolutions, no pooling.", 2, 3, 1, 0),
+    _cifar10("scale", "on five blocks with five slots.", 8, 5, 3, 5),
+    _cifar10("multichannel", "with three slots of growing width.", 8, 3, 3, 3),
+    _cifar10("postpool", "on wide blocks, with slots after the pooling: cheap seeds.", 16, 3, 3, 3, after=True),
+    _cifar10("highres", "on wide blocks, with slots before the pooling: seeds of high resolution.", 16, 3, 3, 3),
+    _cifar10("deep_multichannel", "with five slots of growing width.", 8, 5, 3, 5),
+    _cifar10("deep_impaired", "on five narrow blocks of 1×1 convolutions.", 2, 5, 1, 5),
 )
 
 TASKS: dict[str, Task] = {
@@ -62,6 +103,7 @@ TASKS: dict[str, Task] = {
             source=Shapes(),
             host=CnnHost(1, 16, 10, channels=(4, 8, 16), kernel=1, pools=3),
         ),
+        *_CIFAR10,
     )
 }
 

@@ -60,7 +60,7 @@ WIRE, SEED_Y = 122, 180
 """Heights of the wire through the host, and of the seeds."""
 LEFT, RIGHT, TOP = 82, 640, 346
 BANDS_END, BAND = 578, 15
-SIDE = 676
+SIDE, MOST_NEWS = 676, 3
 LEGEND = 612
 
 
@@ -185,7 +185,7 @@ def _network(canvas: Canvas, frame: Frame) -> None:
     canvas.words((MARGIN + 29, WIRE), "data", 13, QUIET, "mm")
     for number, slot in enumerate(frame.slots):
         left = first + number * pitch
-        wide = pitch * 0.48
+        wide = min(pitch * 0.48, 114)
         canvas.box((left, WIRE - 24), (wide, 48), HOST, radius=7)
         canvas.words((left + wide / 2, WIRE - 7), _fitting(f"block {number + 1}", 14, wide), 14, PAPER, "mm", bold=True)
         canvas.words((left + wide / 2, WIRE + 11), _fitting(f"{slot.channels} channels", 11, wide), 11, LINE, "mm")
@@ -226,7 +226,7 @@ def _seed(canvas: Canvas, slot: SlotView, number: int, x: float, width: float) -
     if stage == Stage.DORMANT:
         line("room for a seed")
         return
-    line(stage.name, _mix(colour, 0.9, INK), 13, bold=True)
+    line(stage.name, _mix(colour, 0.85, INK), 13, bold=True)
     line(MEANING[stage])
     if BLENDED[stage]:
         bar = min(86.0, width - 74)
@@ -237,7 +237,8 @@ def _seed(canvas: Canvas, slot: SlotView, number: int, x: float, width: float) -
         canvas.words((start + bar + 6, y), f"{slot.alpha:.2f}", 12, INK)
         y += 17
     if slot.contribution is not None:
-        line(f"worth {slot.contribution:+.1f} points", ACCURACY if slot.contribution > 0 else ALARM, 13)
+        felt = QUIET if abs(slot.contribution) < 0.05 else ACCURACY if slot.contribution > 0 else ALARM
+        line(f"worth {slot.contribution:+.1f} points", felt, 13)
     if slot.params:
         line(f"{slot.params:,} parameter{'s' if slot.params > 1 else ''}")
 
@@ -315,21 +316,35 @@ def _last_step(canvas: Canvas, frame: Frame) -> None:
     paragraph(frame.action)
     if not frame.executed:
         paragraph("not legal: it waited instead", ALARM)
-    for event in frame.news():
+    news = frame.news()
+    for event in news[:MOST_NEWS]:
         paragraph(f"{event}", ALARM if event.stage is None else COLOURS[event.stage])
+    if len(news) > MOST_NEWS:
+        paragraph(f"and {len(news) - MOST_NEWS} more slots changed", QUIET)
     y += 30
     canvas.words((SIDE, y), "Reward of this epoch", 14, bold=True)
     canvas.words((right, y), f"{frame.reward:+.3f}", 14, anchor="rs", bold=True)
-    for name, value in frame.terms.items():
-        if abs(value) >= 0.0005:
-            y += 17
-            canvas.words((SIDE, y), name, 13, QUIET)
-            canvas.words((right, y), f"{value:+.3f}", 13, ACCURACY if value > 0 else ALARM, "rs")
+    end = BANDS_END if frame.test_accuracy is None else BANDS_END - 50
+    for name, value in _largest(frame.terms, int((end - y) / 17)).items():
+        y += 17
+        canvas.words((SIDE, y), name, 13, QUIET)
+        canvas.words((right, y), f"{value:+.3f}", 13, ACCURACY if value > 0 else ALARM, "rs")
     if frame.test_accuracy is not None:
         canvas.box((SIDE - 8, BANDS_END - 44), (right - SIDE + 16, 44), _mix(PERMANENT, 0.1), PERMANENT, radius=7)
         verdict = f"The end: {frame.test_accuracy:.1f} % on the test data"
         canvas.words((SIDE + 4, BANDS_END - 25), verdict, 14, bold=True)
         canvas.words((SIDE + 4, BANDS_END - 9), "with the permanent seeds alone", 12, QUIET)
+
+
+def _largest(terms: dict[str, float], room: int) -> dict[str, float]:
+    """The terms that count, in order; where there is no room for all, the smallest are taken together."""
+    felt = {name: value for name, value in terms.items() if abs(value) >= 0.0005}
+    if len(felt) <= room:
+        return felt
+    kept = sorted(felt, key=lambda name: -abs(felt[name]))[: room - 1]
+    return {name: felt[name] for name in felt if name in kept} | {
+        "others": sum(felt[name] for name in felt if name not in kept)
+    }
 
 
 def _key(canvas: Canvas) -> None:

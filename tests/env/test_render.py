@@ -216,6 +216,12 @@ def test_the_longest_name_of_a_blueprint_and_all_reward_terms_fit(frames):
     assert max(map(len, text(full).splitlines())) <= 80
 
 
+def test_terms_without_room_are_taken_together(frames):
+    verdict = np.s_[530:, 660:]
+    many = replace(frames[-1], terms={f"term{i}": 0.5 for i in range(30)}, test_accuracy=50.0)
+    np.testing.assert_array_equal(picture(many)[verdict], picture(replace(many, terms={}))[verdict])
+
+
 # The environment
 
 

@@ -29,6 +29,7 @@ SPEED: dict[str, Callable[[int], list[Figure]]] = {
     "two_threads": speed.two_threads,
     "observation": speed.observation,
     "beside_the_networks": speed.beside_the_networks,
+    "rendering": speed.rendering,
     "agent": agent.collecting_and_learning,
     "backends": agent.backends,
 }

@@ -7,11 +7,14 @@ from collections.abc import Callable
 
 import numpy as np
 
+from benchmarks.grower import Grower
 from benchmarks.throughput.figures import Bar, Figure, Work, interleave, ratio
 from benchmarks.throughput.naive_observation import observe
 from benchmarks.throughput.states import (
     ADD,
     MIXES,
+    SHORT,
+    TASK,
     Styles,
     alone,
     blending,
@@ -21,6 +24,7 @@ from benchmarks.throughput.states import (
     steps,
 )
 from esper_env.actions import HEAD_INDEX, Style, head_sizes
+from esper_env.env import SeedEnv
 from esper_env.simulation import Simulation
 
 MANY = 32
@@ -201,6 +205,22 @@ def _beside(name: str, simulation: Simulation, work: Work, rounds: int, *, barre
         return Figure(f"beside the networks: {name}", "%", 100 * outside / whole, bar, detail)
     bar = Bar(0.7, at_least=False)
     return Figure(f"beside the networks: {name}", "ms", per_step * outside, bar, detail)
+
+
+def rendering(rounds: int) -> list[Figure]:
+    """A picture of an episode, over all epochs of a host that grows; every round is another episode."""
+    env = SeedEnv(task=TASK, training=SHORT, render_mode="rgb_array")
+    grower, samples = Grower(MIXES[:1], training_epochs=3), []
+    for seed in range(rounds + 1):
+        env.reset(seed=seed)
+        seconds, over = [], False
+        while not over:
+            over = env.step(grower.act(env._simulation)[0])[2]
+            begun = time.process_time()
+            env.render()
+            seconds.append(time.process_time() - begun)
+        samples.append(1e3 * float(np.mean(seconds)))
+    return [Figure("a frame of rgb_array", "ms", np.array(samples[1:]), Bar(20, at_least=False))]
 
 
 def random_play(simulation: Simulation, count: int, seed: int = 0) -> Work:

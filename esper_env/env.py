@@ -144,7 +144,7 @@ independent heads can not express |
     | lifecycle | {} | embargo_epochs, min_prune_age, min_training_epochs, min_fossilize_contribution |
     | training | {} | host_lr, seed_lr, momentum, weight_decay, clip_norm, proximal, batch_size, batches_per_epoch, \
 val_samples |
-    | data_dir | None | where tasks with data on disk find it |
+    | data_dir | None | where tasks with data on disk find it; the variable ESPER_DATA_DIR says where when None |
     | download | False | may missing data be fetched? |
     | device | "cpu" | torch device |
     | render_mode | None | "human" shows pictures in a window, or text in the terminal where there is no display; \

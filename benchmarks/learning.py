@@ -38,9 +38,11 @@ def trained(folder: Path, seed: int, steps: int, threads: int) -> Path:
     resumed = (run / "checkpoints" / LAST).exists()
     if resumed:
         begun = load_config(run)
-        if any(getattr(begun, name) != getattr(config, name) for name in FIXED):
+        if any(getattr(begun, name) != getattr(config, name) for name in FIXED if name != "threads"):
             raise SystemExit(f"{run} is not a run with the defaults and seed {seed}: choose another folder for --runs.")
-        config = replace(begun, steps=steps, threads=threads)
+        if float(read_metrics(run / "metrics.csv")[-1]["steps"]) >= steps:
+            return run
+        config = replace(begun, steps=steps)
     train(config, resume=resumed, show=lambda metrics, _: print(f"seed {seed}: {metrics['steps']:,.0f} steps"))
     return run
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 
+from esper_agent.doctor import missing_extra
+
 
 def main() -> int:
     """Run the command line; the exit code."""
     try:
         from esper_agent.cli import run
     except ModuleNotFoundError as error:
-        if error.name not in ("tyro", "rich"):
+        advice = missing_extra(error)
+        if advice is None:
             raise
-        print(f"error: {error.name} is not installed; the agent needs it: pip install 'esper[agent]'", file=sys.stderr)
+        print(f"error: {advice}", file=sys.stderr)
         return 1
     return run(sys.argv[1:])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,15 +47,19 @@ def read(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise CheckpointError(f"There is no checkpoint at {path}.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()  # against the checksums in the file, which torch.load does not look at
+        content = None if broken else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # what a damaged file makes zipfile, pickle and torch raise is not written down anywhere
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{path} is damaged or no checkpoint ({type(error).__name__}: {reason}).") from error
+    if broken:
+        raise CheckpointError(f"{path} is damaged: the checksum of its part {broken} is wrong.")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path} was not written by this package.")
-    if content["version"] != VERSION:
+    if content.get("version") != VERSION:
         raise CheckpointError(
-            f"{path} has checkpoint version {content['version']}; this package reads version {VERSION} only."
+            f"{path} has checkpoint version {content.get('version')}; this package reads version {VERSION} only."
         )
     return content
 

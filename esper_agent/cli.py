@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from esper_agent.doctor import missing_extra
 from esper_agent.metrics import Metrics, warnings
 from esper_agent.train import TrainConfig, load_config, print_update, train
 from esper_env.config import ConfigError, check_number
@@ -208,6 +209,9 @@ def run(args: Sequence[str]) -> int:
 
 def _cause(error: Exception) -> str:
     """One line. The messages of our own errors say what to do; other errors are known by their type."""
+    advice = missing_extra(error) if isinstance(error, ModuleNotFoundError) else None
+    if advice is not None:
+        return advice
     message = " ".join(str(error).split())
     ours = type(error).__module__.startswith(("esper_env", "esper_agent"))
     return message if ours else f"{type(error).__name__}: {message} (--debug shows where)"

@@ -34,6 +34,13 @@ def version(package: str) -> str | None:
         return None
 
 
+def missing_extra(error: ModuleNotFoundError) -> str | None:
+    """How to get the package that was not found; None where no extra brings it."""
+    package = (error.name or "").partition(".")[0]
+    extra = next((extra for extra, packages in EXTRAS.items() if extra and package in packages), None)
+    return extra and f"{package} is not installed; to have it: pip install 'esper[{extra}]'"
+
+
 def group_norm_crashes() -> bool:
     """Does the backward of GroupNorm end the process when its channels_last input needs no gradient?"""
     result = subprocess.run([sys.executable, "-c", GROUP_NORM_BACKWARD], capture_output=True, check=False)

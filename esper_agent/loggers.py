@@ -18,6 +18,17 @@ if TYPE_CHECKING:
     from tensordict import TensorDictBase
     from torch import Tensor
 
+RECORDED = (
+    "is_init",
+    "action",
+    "action_log_prob",
+    "state_action_value",
+    ("next", "done"),
+    ("next", "info"),
+    ("next", "blueprint_index"),
+)
+"""What an episode's line is made of."""
+
 SERVICES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 """Loggers by name, and the package each needs."""
 
@@ -65,10 +76,14 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
 
 
 class EpisodesFile:
-    """`episodes.jsonl`: one line per finished episode with every decision; a resumed run continues it."""
+    """`episodes.jsonl`: one line per finished episode with every decision; a resumed run continues it.
+
+    Episodes may run on from one rollout into the next; `unfinished` holds the steps so far of each environment's.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.unfinished: dict[int, TensorDictBase] = {}
 
     def resume(self, updates: int) -> None:
         """Drop the episodes after `updates`, which will be lived again, and a line cut short."""
@@ -77,20 +92,28 @@ class EpisodesFile:
             file.writelines(line for line in lines if line.endswith("\n") and json.loads(line)["update"] <= updates)
 
     def write(self, rollout: TensorDictBase, update: int) -> None:
-        """Append the episodes that lie whole within a rollout `[envs, time]`."""
+        """Append the episodes that ended in a rollout `[envs, time]`."""
+        recorded = rollout.select(*RECORDED)
         with self.path.open("a") as file:
-            for env, span in _whole_episodes(rollout):
-                file.write(json.dumps({"update": update, "env": env} | _account(rollout[env, span])) + "\n")
+            for env in range(len(rollout)):
+                for episode in self._finished(env, recorded[env]):
+                    file.write(json.dumps({"update": update, "env": env} | _account(episode)) + "\n")
 
+    def _finished(self, env: int, steps: TensorDictBase) -> Iterator[TensorDictBase]:
+        """The episodes of one environment that ended in `steps [time]`, whole; what has begun is kept for later."""
+        import torch
 
-def _whole_episodes(rollout: TensorDictBase) -> Iterator[tuple[int, slice]]:
-    begun, done = (rollout[key].squeeze(-1).tolist() for key in ("is_init", ("next", "done")))
-    for env, (begins, ends) in enumerate(zip(begun, done, strict=True)):
-        start = None
+        begins, ends = (steps[key].squeeze(-1).tolist() for key in ("is_init", ("next", "done")))
+        parts: list[TensorDictBase] | None = [self.unfinished.pop(env)] if env in self.unfinished else None
+        start = 0
         for t, (first, last) in enumerate(zip(begins, ends, strict=True)):
-            start = t if first else start
-            if last and start is not None:
-                yield env, slice(start, t + 1)
+            if first:
+                parts, start = [], t
+            if last and parts is not None:
+                yield torch.cat([*parts, steps[start : t + 1]])
+                parts = None
+        if parts is not None:
+            self.unfinished[env] = torch.cat([*parts, steps[start:]]).clone()
 
 
 def _account(episode: TensorDictBase) -> dict[str, Any]:

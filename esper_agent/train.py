@@ -97,7 +97,7 @@ class TrainConfig(Options):
         return {"task": self.task, **self.env}
 
 
-FIXED = ("task", "env", "policy", "policy_options", "ppo", "num_envs", "rollout_steps", "seed", "backend")
+FIXED = ("task", "env", "policy", "policy_options", "ppo", "num_envs", "rollout_steps", "seed", "backend", "threads")
 """What a resumed run cannot change: the rest of it would no longer follow from its beginning."""
 
 
@@ -160,6 +160,7 @@ class Training:
             "policy": self.policy.state_dict(),
             "ppo": self.ppo.state_dict(),
             "rollouts": checkpoint.pack(self.rollouts.state_dict()),
+            "unfinished_episodes": checkpoint.pack(self.episodes_file.unfinished),
             "counters": {"steps": self.steps, "updates": self.updates, "best": self.best},
         }
 
@@ -175,6 +176,8 @@ class Training:
         self.policy.load_state_dict(state["policy"])
         self.ppo.load_state_dict(state["ppo"])
         self.rollouts.load_state_dict(checkpoint.unpack(state["rollouts"]))
+        if "unfinished_episodes" in state and self.rollouts.resumes_exactly:
+            self.episodes_file.unfinished = checkpoint.unpack(state["unfinished_episodes"])
         self.rollouts.sync()
         self.steps, self.updates, self.best = (state["counters"][name] for name in ("steps", "updates", "best"))
 
@@ -268,8 +271,10 @@ def make_policy(config: TrainConfig) -> tuple[ActorCritic, EnvConfig]:
     from esper_agent.policies.baselines import BASELINES
     from esper_agent.policies.registry import create_policy
     from esper_env.env import SeedEnv
+    from esper_env.options import check_device
 
     env = SeedEnv(**config.env_options)
+    check_device(config.device)
     policy: object = None
     if config.policy not in BASELINES:
         options = {"critic": config.ppo.critic, **config.policy_options}
@@ -284,10 +289,13 @@ def load_config(run: Path) -> TrainConfig:
     path = run / "config.json"
     if not path.exists():
         raise ConfigError(f"There is no run in {run}: {path.name} is missing.")
-    values = json.loads(path.read_text())
-    values["ppo"] = PPOConfig.from_mapping("ppo", values["ppo"])
-    values["loggers"] = tuple(values["loggers"])
-    return TrainConfig.from_mapping("training", values | {"run": str(run)})
+    try:
+        values = json.loads(path.read_text())
+        values["ppo"] = PPOConfig.from_mapping("ppo", values["ppo"])
+        values["loggers"] = tuple(values["loggers"])
+        return TrainConfig.from_mapping("training", values | {"run": str(run)})
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is not the configuration of a run ({type(error).__name__}: {error}).") from error
 
 
 def load_policy(run: Path, which: str = "best") -> tuple[ActorCritic, TrainConfig]:

@@ -43,7 +43,7 @@ def resolve(options: Mapping[str, Any]) -> tuple[EnvConfig, Task]:
         raise ConfigError(unknown_name("on_panic", asked.on_panic, ON_PANIC))
     if not isinstance(asked.data_dir, str | None):
         raise ConfigError(f"data_dir must be a path as a string, got {asked.data_dir!r}.")
-    _check_device(asked.device)
+    check_device(asked.device)
     config = EnvConfig(
         task=task.name,
         num_slots=num_slots,
@@ -61,7 +61,8 @@ def resolve(options: Mapping[str, Any]) -> tuple[EnvConfig, Task]:
     return config, task
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Refuse what is no device, and one that is not here."""
     try:
         kind = torch.device(device).type
     except (RuntimeError, TypeError) as error:

@@ -1,9 +1,11 @@
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 
@@ -52,6 +54,32 @@ def test_a_foreign_file_is_refused(tmp_path, save):
     save(tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match=r"was not written by this package|is damaged or no checkpoint"):
         checkpoint.read(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("content", [b"", b"a", b"hello world this is\n", *(bytes([i]) * 40 for i in range(0, 256, 5))])
+def test_whatever_a_file_holds_it_is_refused_by_name(tmp_path, content):
+    (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"a\.pt is damaged or no checkpoint"):
+        checkpoint.read(tmp_path / "a.pt")
+
+
+def test_a_checkpoint_without_a_version_is_refused(tmp_path):
+    torch.save({"format": checkpoint.FORMAT}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="has checkpoint version None"):
+        checkpoint.read(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_checkpoint_with_a_changed_byte_is_refused_or_as_it_was(tmp_path, seed):
+    """A byte of padding between the parts may change without harm."""
+    checkpoint.write(tmp_path / "a.pt", CONTENT)
+    whole = bytearray((tmp_path / "a.pt").read_bytes())
+    whole[np.random.default_rng(seed).integers(len(whole))] ^= 0x55
+    (tmp_path / "a.pt").write_bytes(whole)
+    with contextlib.suppress(CheckpointError):
+        read = checkpoint.read(tmp_path / "a.pt")
+        assert torch.equal(read["policy"]["weight"], CONTENT["policy"]["weight"])
+        assert read["counters"] == CONTENT["counters"]
 
 
 def test_an_older_checkpoint_is_refused_with_both_versions(tmp_path, monkeypatch):

@@ -168,7 +168,27 @@ def test_a_missing_extra_is_named():
     code = "import sys; sys.modules['tyro'] = None; from esper_agent.__main__ import main; sys.exit(main())"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 1
-    assert result.stderr == "error: tyro is not installed; the agent needs it: pip install 'esper[agent]'\n"
+    assert result.stderr == "error: tyro is not installed; to have it: pip install 'esper[agent]'\n"
+
+
+def test_a_missing_package_of_an_extra_is_named_by_every_command():
+    code = "import sys; sys.modules['tensordict'] = None; from esper_agent.__main__ import main; sys.exit(main())"
+    for words in (["list", "policies"], ["evaluate", "--policy", "wait"]):
+        result = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+        assert result.stderr == "error: tensordict is not installed; to have it: pip install 'esper[agent]'\n"
+        assert result.returncode == 1
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"ppo": {}, "loggers": [], "stepz": 3}'])
+def test_a_broken_configuration_of_a_run_is_named(tmp_path, capsys, content):
+    (tmp_path / "config.json").write_text(content)
+    assert cli.run(["train", "--run", str(tmp_path), "--resume"]) == 2
+    assert "config.json" in capsys.readouterr().err
+
+
+def test_a_device_that_is_none_is_bad_usage(tmp_path, capsys):
+    assert cli.run(["train", "--run", str(tmp_path / "r"), "--device", "abacus"]) == 2
+    assert "device must be a torch device" in capsys.readouterr().err
 
 
 def test_a_terminal_gets_a_bar_and_anything_else_gets_lines(tmp_path):

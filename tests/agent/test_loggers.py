@@ -3,6 +3,7 @@ import math
 import sys
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from esper_agent.loggers import EpisodesFile, MetricsFile, Services, read_metrics
@@ -71,6 +72,22 @@ def test_every_whole_episode_is_told_decision_by_decision(tmp_path, rollout):
         assert episode["objective_return"] == pytest.approx(float(objective), abs=1e-4)
         terms = sum(sum(term) for term in episode["reward_terms"].values())
         assert terms == pytest.approx(float(rollout["next", "reward"][span].sum()), abs=2e-3)
+
+
+def test_episodes_that_cross_the_edges_of_rollouts_are_told_whole(tmp_path):
+    training = Training(tiny(tmp_path / "run", rollout_steps=3))
+    file, rollouts = EpisodesFile(tmp_path / "e.jsonl"), []
+    for update in range(1, 5):
+        rollouts.append(training.rollouts.collect())
+        file.write(rollouts[-1], update)
+    training.close()
+    together = torch.cat(rollouts, 1)
+    episodes = [json.loads(line) for line in (tmp_path / "e.jsonl").read_text().splitlines()]
+    assert [e["update"] for e in episodes if e["env"] == 0] == [2, 3, 4]
+    assert len(episodes) == 8 * 3
+    for env in range(8):
+        mine = [e for e in episodes if e["env"] == env]
+        assert [a for e in mine for a in e["action"]] == together["action"][env].tolist()
 
 
 def test_resumed_episodes_forget_the_future_and_a_line_cut_short(tmp_path, rollout):

@@ -23,14 +23,16 @@ VELOCITY_MEMORY = 0.7
 
 @dataclass
 class Plan:
-    """The coalitions that must be evaluated, `masks [envs, M]`; a mask may occur more than once.
-
-    `orders [envs, permutations, slots]` holds the sampled permutations, if there are any.
-    """
+    """The coalitions that must be evaluated, `masks [envs, M]`; a mask may occur more than once."""
 
     active: Bools
     masks: Ints
     orders: Ints | None = None
+    """`[envs, permutations, slots]`: sampled permutations, where there are more slots than can be exact."""
+    exact: Bools | None = None
+    """`[envs]`: which environments have so few active slots that they are exact nevertheless."""
+    seats: Ints | None = None
+    """`[envs, MAX_EXACT_SLOTS]`: their active slots."""
 
 
 @dataclass
@@ -101,8 +103,9 @@ def _columns(num_slots: int) -> _Columns:
 def plan(active: Bools, generators: Sequence[np.random.Generator]) -> Plan:
     """The coalitions to evaluate for the slots that are `active [envs, slots]`.
 
-    With few slots these are all subsets and the generators are not touched; with more than `MAX_EXACT_SLOTS`
-    each environment's generator draws permutations, every one together with its reverse to cancel noise.
+    With few slots these are all subsets. With more than `MAX_EXACT_SLOTS` they are all subsets of the active slots
+    where these are few; elsewhere the environment's generator draws permutations, every one together with its
+    reverse to cancel noise.
     """
     num_slots = active.shape[1]
     bits = 1 << np.arange(num_slots)
@@ -111,10 +114,17 @@ def plan(active: Bools, generators: Sequence[np.random.Generator]) -> Plan:
     if num_slots <= MAX_EXACT_SLOTS:
         return Plan(active, masks)
     identity = np.tile(np.arange(num_slots), (PERMUTATION_PAIRS, 1))
-    forward = np.stack([generator.permuted(identity, axis=1) for generator in generators])
+    few = active.sum(1) <= MAX_EXACT_SLOTS
+    forward = np.stack(
+        [identity if easy else draw.permuted(identity, axis=1) for easy, draw in zip(few, generators, strict=True)]
+    )
     orders = np.concatenate((forward, forward[:, :, ::-1]), 1)
-    prefixes = np.cumsum(bits[orders], 2).reshape(len(active), -1)
-    return Plan(active, np.concatenate((masks, prefixes & present), 1), orders)
+    # Where all is exact, the permutations repeat the whole, and the other way round: a mask seen before is free.
+    prefixes = np.where(few[:, None], present, np.cumsum(bits[orders], 2).reshape(len(active), -1) & present)
+    seats = np.argsort(~active, 1, kind="stable")[:, :MAX_EXACT_SLOTS]
+    members = np.arange(1 << MAX_EXACT_SLOTS)[:, None] >> np.arange(MAX_EXACT_SLOTS) & 1
+    subsets = np.where(few[:, None], (members @ bits[seats].T).T & present, present)
+    return Plan(active, np.concatenate((masks, prefixes, subsets), 1), orders, few, seats)
 
 
 def measure(plan: Plan, values: Floats) -> Measurement:
@@ -128,20 +138,32 @@ def measure(plan: Plan, values: Floats) -> Measurement:
     together = values.take(columns.pair, 1) + values[:, columns.nothing, None, None]
     apart = values.take(columns.first, 1) + values.take(columns.second, 1)
     interaction = (together - apart) * (active[:, :, None] & active[:, None, :])
-    if plan.orders is None:
+    if plan.orders is None or plan.exact is None or plan.seats is None:
         gained = values.take(columns.joined, 1) - values.take(columns.unjoined, 1)
         shapley = (gained * columns.weights).sum(2)
     else:
-        shapley = _sampled_shapley(plan.orders, values, columns)
+        sampled = _sampled_shapley(plan.orders, values, columns)
+        shapley = np.where(plan.exact[:, None], _seated_shapley(plan.seats, values, active.shape[1]), sampled)
     return Measurement(contribution, interaction, shapley * active)
 
 
 def _sampled_shapley(orders: Ints, values: Floats, columns: _Columns) -> Floats:
-    prefixes = values[:, len(columns.coalitions) :].reshape(orders.shape)
+    first = len(columns.coalitions)
+    prefixes = values[:, first : first + orders[0].size].reshape(orders.shape)
     empty = np.broadcast_to(values[:, columns.nothing, None, None], (*orders.shape[:2], 1))
     gained = np.diff(prefixes, axis=2, prepend=empty)
     place_of_slot = orders.argsort(2)
     return np.asarray(np.take_along_axis(gained, place_of_slot, 2).mean(1))
+
+
+def _seated_shapley(seats: Ints, values: Floats, num_slots: int) -> Floats:
+    """The exact formula over the few active slots, whose subsets are the last columns."""
+    columns = _columns(MAX_EXACT_SLOTS)
+    subsets = values[:, -(1 << MAX_EXACT_SLOTS) :]
+    gained = subsets.take(columns.joined, 1) - subsets.take(columns.unjoined, 1)
+    shapley = np.zeros((len(values), num_slots))
+    np.put_along_axis(shapley, seats, (gained * columns.weights).sum(2), 1)
+    return shapley
 
 
 def record(slots: Slots, measurement: Measurement, active: Bools, measured_envs: Bools, epoch: Ints) -> None:

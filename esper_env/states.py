@@ -9,7 +9,10 @@ from typing import Any
 from esper_env.simulation import Simulation
 
 FORMAT = "esper-seed-state"
-VERSION = 1
+VERSION = 2
+
+
+ENVELOPE = frozenset(("envs", "stacks", "config", "blueprints", "simulation", "shell"))
 
 
 class StateError(ValueError):
@@ -24,6 +27,7 @@ def pack(simulation: Simulation, shell: dict[str, Any]) -> dict[str, Any]:
         "envs": simulation.envs,
         "stacks": _stacks(simulation),
         "config": simulation.config.to_dict(),
+        "blueprints": list(simulation.blueprints),
         "simulation": simulation.get_state(),
         "shell": copy.deepcopy(shell),
     }
@@ -39,6 +43,9 @@ def unpack(simulation: Simulation, shell: Iterable[str], state: Any) -> dict[str
         raise StateError(f"This is no state of an Esper environment but a {type(state).__name__}: use get_state().")
     if state.get("version") != VERSION:
         raise StateError(f"The state has version {state.get('version')}, this package reads version {VERSION} only.")
+    missing = ENVELOPE - set(state)
+    if missing:
+        raise StateError(f"The state is not whole: it lacks {', '.join(sorted(missing))}.")
     if state["envs"] != simulation.envs:
         raise StateError(f"The state is of {state['envs']} environment(s), this one has {simulation.envs}.")
     if set(state["shell"]) != set(shell):
@@ -48,11 +55,19 @@ def unpack(simulation: Simulation, shell: Iterable[str], state: Any) -> dict[str
     if different:
         detail = "; ".join(f"{name}: {theirs.get(name)!r} there, {mine[name]!r} here" for name in different)
         raise StateError(f"The state belongs to another configuration ({detail}). Make the environment with the same.")
+    if state["blueprints"] != list(simulation.blueprints):
+        raise StateError(
+            f"The state was taken with the blueprints {state['blueprints']}, here they are "
+            f"{list(simulation.blueprints)}: register the same ones in the same order."
+        )
     if state["stacks"] != _stacks(simulation):
         raise StateError(
             f"The state has its hosts in stacks of {state['stacks']}, here they are {_stacks(simulation)}: make the "
             "environment with the same chunk and threads."
         )
+    lacking = set(simulation.get_state()) - set(state["simulation"])
+    if lacking:
+        raise StateError(f"The state is not whole: its simulation lacks {', '.join(sorted(lacking))}.")
     simulation.set_state(state["simulation"])
     return dict(copy.deepcopy(state["shell"]))
 

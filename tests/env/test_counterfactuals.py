@@ -96,6 +96,28 @@ def test_sampled_shapley_values_are_exact_where_seeds_do_not_interact_and_close_
     np.testing.assert_allclose(got.shapley[0], worth + (pairs + pairs.T).sum(1) / 2, atol=1e-9)
 
 
+@pytest.mark.parametrize("num_slots", [6, 9])
+@pytest.mark.parametrize("seed", range(6))
+def test_many_slots_with_few_active_ones_are_exact_and_draw_nothing(seed, num_slots):
+    rng = np.random.default_rng(seed)
+    tables = rng.normal(size=(6, 1 << num_slots))
+    active = np.zeros((6, num_slots), bool)
+    for env in range(6):
+        active[env, rng.permutation(num_slots)[: min(env, 5)]] = True
+    generators = [np.random.default_rng(env) for env in range(6)]
+    _, got = play(active, tables, generators)
+    for env, mine in enumerate(active):
+        slots, want = np.flatnonzero(mine), np.zeros(num_slots)
+        orders = list(permutations(slots.tolist()))
+        for order in orders:
+            coalition = 0
+            for slot in order:
+                want[slot] += (tables[env, coalition | 1 << slot] - tables[env, coalition]) / len(orders)
+                coalition |= 1 << slot
+        np.testing.assert_allclose(got.shapley[env], want, atol=1e-9)
+        assert generators[env].bit_generator.state == np.random.default_rng(env).bit_generator.state
+
+
 @pytest.mark.parametrize("num_slots", [1, 3, 5, 6, 8])
 def test_a_plan_asks_only_for_coalitions_of_active_slots_and_always_for_all_and_none(num_slots):
     active, _, generators = random_games(3, num_slots)

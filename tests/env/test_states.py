@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import data_equivalence
 
+from esper_env import actions
 from esper_env.actions import Op
 from esper_env.env import SeedEnv
 from esper_env.lifecycle.stages import Stage
@@ -126,7 +127,7 @@ def several(count=2, **options):
         (lambda: {"weights": 1}, "no state of an Esper environment but a dict"),
         (lambda: None, "no state of an Esper environment but a NoneType"),
         (lambda: b"bytes", "no state of an Esper environment but a bytes"),
-        (lambda: single().get_state() | {"version": 0}, "version 0, this package reads version 1"),
+        (lambda: single().get_state() | {"version": 0}, "version 0, this package reads version 2"),
         (lambda: single(max_epochs=8).get_state(), "max_epochs: 8 there, 9 here"),
         (lambda: single(reward="sparse").get_state(), "another configuration .*reward"),
         (lambda: single(task="shapes").get_state(), "task: 'shapes' there, 'digits' here"),
@@ -162,6 +163,27 @@ def test_a_vector_environment_of_one_refuses_the_state_of_a_single_one():
     envs = several(1)
     with pytest.raises(StateError, match="vector environment"):
         envs.set_state(single().get_state())
+
+
+def test_a_state_with_other_blueprints_is_refused(monkeypatch):
+    state = single().get_state()
+    monkeypatch.setattr(actions, "BLUEPRINTS", [*actions.BLUEPRINTS[:3], *actions.BLUEPRINTS[:2:-1]])
+    other = SeedEnv(**OPTIONS)
+    with pytest.raises(StateError, match="register the same ones in the same order"):
+        other.set_state(state)
+
+
+@pytest.mark.parametrize("part", ["envs", "config", "blueprints", "simulation", "shell"])
+def test_a_state_that_lacks_a_part_is_refused_and_changes_nothing(part):
+    env, undisturbed, state = single(), single(), single().get_state()
+    del state[part]
+    with pytest.raises(StateError, match=f"not whole: it lacks {part}"):
+        env.set_state(state)
+    state = single().get_state()
+    del state["simulation"]["ledger"]
+    with pytest.raises(StateError, match="its simulation lacks ledger"):
+        env.set_state(state)
+    assert same(env.step(PLANT), undisturbed.step(PLANT))
 
 
 def test_a_state_without_a_version_is_refused():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
@@ -24,8 +25,8 @@ class Options:
     """Mixin for a configuration dataclass: construction from a mapping, with unknown names refused."""
 
     @classmethod
-    def from_mapping(cls, kind: str, values: Mapping[str, Any] | Self | None) -> Self:
-        """Build from a mapping of field names (or pass an instance through)."""
+    def from_mapping(cls, kind: str, values: Mapping[str, Any] | Self | None, beside: Iterable[str] = ()) -> Self:
+        """Build from a mapping of field names (or pass an instance through); `beside` are names that others know."""
         if values is None:
             return cls()
         if isinstance(values, cls):
@@ -35,7 +36,7 @@ class Options:
         allowed = {f.name for f in fields(cls)}  # type: ignore[arg-type]
         for name in values:
             if name not in allowed:
-                raise ConfigError(unknown_name(f"{kind} option", name, allowed))
+                raise ConfigError(unknown_name(f"{kind} option", name, allowed | set(beside)))
         return cls(**values)
 
 
@@ -43,6 +44,8 @@ def check_number(name: str, value: object, low: float, high: float = float("inf"
     """Raise a `ConfigError` unless `value` is a number (a whole one, if asked) in `[low, high]`."""
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         raise ConfigError(f"{name} must be {'a whole number' if whole else 'a number'}, got {value!r}.")
+    if not math.isfinite(value):
+        raise ConfigError(f"{name} must be a finite number, got {value!r}.")
     if not low <= value <= high:
         bound = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
         raise ConfigError(f"{name} must be {bound}, got {value!r}.")

@@ -102,6 +102,35 @@ independent heads can not express |
     The first six are the objective, `info["objective_reward"]`: report their undiscounted sum. Other modes are
     `objective`, `simplified`, `sparse` and `minimal`; a dict sets weights, and `register_reward` adds a mode.
 
+    ## Info
+
+    Always the same keys, plain numbers or one number per slot:
+
+    | Key | Meaning |
+    |---|---|
+    | epoch | epochs trained in this episode |
+    | train_loss | mean training loss of the epoch, 0 before the first |
+    | val_loss | validation loss of the main network |
+    | val_accuracy | its validation accuracy in percent |
+    | score | what the reward measures, 0 to 100: the accuracy in classification |
+    | committed_accuracy | validation accuracy of the host with its fossilized seeds alone |
+    | objective_reward | this step's objective terms, whatever the reward mode |
+    | test_accuracy | test accuracy of the committed network after the last step, -1 before |
+    | host_params | parameters of the host alone |
+    | seed_params | parameters of all seeds present |
+    | flops | floating-point operations of training and evaluation so far |
+    | action_executed | False when the action ran as WAIT because it was illegal |
+    | rolled_back | True when the governor restored the host in this step |
+    | seeds_created | seeds germinated so far |
+    | seeds_fossilized | seeds made permanent so far |
+    | contributing_fossilized | fossilized seeds whose removal would cost accuracy |
+    | seeds_pruned | seeds pruned so far, by the agent or the governor |
+    | shapley | Shapley value of each slot's seed, in points |
+    | stage | stage of each slot |
+    | alpha | alpha of each slot |
+    | reward_terms | the reward by name |
+    | action_mask | valid choices of each head, for `action_space.sample(mask=...)` |
+
     ## Starting State
 
     A fresh host initialised from the seed, validated but not trained, with every slot DORMANT.

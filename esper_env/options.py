@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -25,9 +25,12 @@ from esper_env.tasks import Task, find_task
 ON_PANIC = ("rollback", "terminate")
 
 
-def resolve(options: Mapping[str, Any]) -> tuple[EnvConfig, Task]:
-    """Check the options, fill in the task's values, and return both; the task's host has the slots asked for."""
-    asked = EnvOptions.from_mapping("environment", options)
+def resolve(options: Mapping[str, Any], beside: Iterable[str] = ()) -> tuple[EnvConfig, Task]:
+    """Check the options, fill in the task's values, and return both; the task's host has the slots asked for.
+
+    `beside` are options that the caller knows itself: the error about an unknown one names them as well.
+    """
+    asked = EnvOptions.from_mapping("environment", options, beside)
     if not isinstance(asked.task, str):
         raise ConfigError(f"task must be a name, got {asked.task!r}. Register a Task with register_task first.")
     task = find_task(asked.task)

@@ -294,7 +294,7 @@ class Simulation:
 
     def _govern(self, growth: Growth, plan: counterfactuals.Plan, events: Events) -> None:
         """Watch over the hosts; a lost one returns to its snapshot and loses its live seeds."""
-        panic = watch(self.governor, growth.loss[:, MAIN], growth.finite, self.task.baseline_loss)
+        panic = watch(self.governor, growth.loss[:, MAIN], growth.finite, self.task.chance_loss)
         fossilized = self.slots.stage == Stage.FOSSILIZED
         self.counters.rolled_back = panic
         if panic.any():

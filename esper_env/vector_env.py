@@ -73,7 +73,7 @@ class SeedVectorEnv(VectorEnv[Observation, Ints, npt.NDArray[Any]]):
             if value is not None:
                 check_number(name, value, 1, whole=True)
         self._made_with = {"chunk": chunk, "threads": threads, "max_episode_steps": max_episode_steps} | options
-        self.config, task = resolve(options)
+        self.config, task = resolve(options, ("chunk", "threads", "max_episode_steps", "autoreset_mode"))
         self.num_envs = num_envs
         self.autoreset_mode = _autoreset_mode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}

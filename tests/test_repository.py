@@ -31,8 +31,10 @@ ARRAYS_ONLY = {
         "signals",
     )
 }
-SHELLS = {f"esper_env.{name}" for name in ("env", "registration", "sb3", "spaces", "testing", "vector_env")}
+SHELLS = {f"esper_env.{name}" for name in ("env", "registration", "sb3", "spaces", "testing", "vector_env", "wrappers")}
 CONTRACT_EXTRAS = {"agent", "render", "compat", "ray", "bench", "docs", "dev", "all"}
+PENDING = {"bench", "docs"}
+"""Extras that nothing needs yet."""
 LONGEST = 450
 """Lines of a module: about 400, with some room to finish a thought."""
 
@@ -110,7 +112,7 @@ def test_packages_are_typed(package):
 
 
 def test_extras_are_those_of_the_contract_and_all_holds_them_all_but_ray():
-    assert set(EXTRAS) <= CONTRACT_EXTRAS
+    assert set(EXTRAS) == CONTRACT_EXTRAS - PENDING
     (everything,) = EXTRAS["all"]
     assert set(re.findall(r"\w+", everything.partition("[")[2])) == set(EXTRAS) - {"all", "ray"}  # ray is large
 

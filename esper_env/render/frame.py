@@ -65,6 +65,8 @@ class SlotView:
     contribution: float | None
     """Points of accuracy that would be lost without the seed; None where that has not been measured."""
     params: int
+    blocks: tuple[int, int]
+    """The first and the last of the host's blocks between the slot before and this one, counted from 1."""
     channels: int
     """Of the host at this slot."""
 
@@ -150,6 +152,8 @@ def _slot(simulation: Simulation, slot: int, stage: Stage, alpha: float) -> Slot
     slots = simulation.slots
     measured = bool(BLENDED[stage]) and of(slots.measured) != NEVER
     blueprint = of(slots.blueprint)
+    host = simulation.task.host
+    ends = [0, *(block for block, owner in enumerate(host.slot_of_block, 1) if owner is not None)]
     return SlotView(
         stage=stage,
         epochs_in_stage=of(slots.epochs_in_stage),
@@ -158,7 +162,8 @@ def _slot(simulation: Simulation, slot: int, stage: Stage, alpha: float) -> Slot
         target=of(slots.target),
         contribution=of(slots.contribution) if measured else None,
         params=of(slots.params),
-        channels=simulation.task.host.slots[slot].channels,
+        blocks=(ends[slot] + 1, ends[slot + 1]),
+        channels=host.slots[slot].channels,
     )
 
 

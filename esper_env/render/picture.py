@@ -187,13 +187,15 @@ def _network(canvas: Canvas, frame: Frame) -> None:
         left = first + number * pitch
         wide = min(pitch * 0.48, 114)
         canvas.box((left, WIRE - 24), (wide, 48), HOST, radius=7)
-        canvas.words((left + wide / 2, WIRE - 7), _fitting(f"block {number + 1}", 14, wide), 14, PAPER, "mm", bold=True)
+        begin, end = slot.blocks
+        blocks = f"block {end}" if begin == end else f"blocks {begin} to {end}"
+        canvas.words((left + wide / 2, WIRE - 7), _fitting(blocks, 14, wide), 14, PAPER, "mm", bold=True)
         canvas.words((left + wide / 2, WIRE + 11), _fitting(f"{slot.channels} channels", 11, wide), 11, LINE, "mm")
         _seed(canvas, slot, number, left + wide + (pitch - wide) / 2, pitch - 10)
-    end = WIDTH - MARGIN - 94
-    canvas.box((end, WIRE - 24), (94, 48), _mix(ACCURACY, 0.12), ACCURACY, radius=7)
-    canvas.words((end + 47, WIRE - 6), f"{frame.now.accuracy:.1f} %", 17, ACCURACY, "mm", bold=True)
-    canvas.words((end + 47, WIRE + 13), "answers right", 11, QUIET, "mm")
+    left = WIDTH - MARGIN - 94
+    canvas.box((left, WIRE - 24), (94, 48), _mix(ACCURACY, 0.12), ACCURACY, radius=7)
+    canvas.words((left + 47, WIRE - 6), f"{frame.now.accuracy:.1f} %", 17, ACCURACY, "mm", bold=True)
+    canvas.words((left + 47, WIRE + 13), "answers right", 11, QUIET, "mm")
 
 
 def _seed(canvas: Canvas, slot: SlotView, number: int, x: float, width: float) -> None:

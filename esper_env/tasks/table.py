@@ -27,13 +27,18 @@ class Task:
     host_lr: float = 0.05
     max_epochs: int = 50
     min_training_epochs: int = 3
-    baseline_loss: float = math.log(10)
-    """Loss of guessing: what the governor measures against, and where the score of language tasks is 0."""
+    baseline_loss: float | None = None
+    """What the governor measures against, and where the score of language tasks is 0; that of guessing when None."""
     target_loss: float = 0.1
     budget_blueprint: str = "conv_light"
     """The parameter budget is this blueprint in every slot."""
     augment: bool = False
     """Shift and mirror the training images at random, anew in every epoch and for every host."""
+
+    @property
+    def chance_loss(self) -> float:
+        """`baseline_loss`, or the loss of guessing among the host's classes."""
+        return math.log(self.host.classes) if self.baseline_loss is None else self.baseline_loss
 
     def at(self, data_dir: str | None, download: bool) -> Task:
         """The task with its files in this directory; one that needs no files is the same anywhere."""

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from esper_env.actions import BLUEPRINTS, CNN, STYLE_ALGORITHM, Algorithm, Op, Style
-from esper_env.config import ConfigError
+from esper_env.config import ConfigError, TrainingConfig
 from esper_env.growth.optimizer import Rates
 from esper_env.growth.training import SlotState, train_epoch
 from esper_env.lifecycle.stages import Stage
@@ -259,7 +259,7 @@ def train_everywhere(task, name, algorithm):
     before = {key: [stack.value.clone() for stack in bank.stacks()] for key, bank in network.banks.items()}
     rates = Rates(task.host_lr, task.host_lr, 0.9, 5e-4, 1.0)
     inputs, targets = torch.from_numpy(data.inputs[None]), torch.from_numpy(data.labels[None])
-    _, stats = train_epoch(network, state, inputs, targets, order, task.batch_size, rates, 0.1)
+    _, stats = train_epoch(network, state, inputs, targets, order, task.batch_size, rates, TrainingConfig().proximal)
     still = []
     for key, bank in network.banks.items():
         assert len(bank.stacks()) == 1 + (algorithm == Algorithm.GATE)

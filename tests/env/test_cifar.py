@@ -408,7 +408,7 @@ def test_the_presets_are_those_of_the_specification():
     assert {n: (TASKS[n].host.channels, TASKS[n].host.kernel, TASKS[n].host.pools) for n in CIFAR} == table
     for task in map(TASKS.get, CIFAR):
         assert (task.batch_size, task.host_lr, task.max_epochs, task.min_training_epochs) == (128, 0.01, 25, 10)
-        assert (task.baseline_loss, task.target_loss) == (np.log(10), 0.3)
+        assert (task.chance_loss, task.target_loss) == (np.log(10), 0.3)
         assert task.host.slot_after_pool is (task.name == "cifar10_postpool")
         assert len(task.host.slots) == len(task.host.channels)
         assert task.augment

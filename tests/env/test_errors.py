@@ -179,3 +179,23 @@ def test_every_action_head_has_its_place_in_the_message():
     env.reset(seed=1)
     with pytest.raises(ValueError, match=", ".join(head.name for head in ACTION_HEADS)):
         env.step([0])
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("thread", "threads"),
+        ("chunks", "chunk"),
+        ("max_episode_step", "max_episode_steps"),
+        ("max_epoch", "max_epochs"),
+    ],
+)
+def test_an_unknown_option_of_a_stack_is_told_from_its_own_too(name, meant):
+    with pytest.raises(ConfigError, match=f"Did you mean '{meant}'"):
+        SeedVectorEnv(2, **{name: 2})
+
+
+@pytest.mark.parametrize("options", [{"reward": {"rent": float("inf")}}, {"training": {"host_lr": float("inf")}}])
+def test_infinity_is_no_setting(options):
+    with pytest.raises(ConfigError, match="must be a finite number, got inf"):
+        SeedEnv(**options)

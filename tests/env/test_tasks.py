@@ -1,3 +1,6 @@
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -131,3 +134,10 @@ def test_built_in_tasks_have_the_hosts_of_the_specification():
     assert shapes["digits_capable"][:2] == ((8, 16, 32), 3)
     assert shapes["digits_deep"] == ((4, 4, 8, 8, 16), 1, 2, 5)
     assert shapes["shapes"][1] == 1
+
+
+def test_guessing_is_among_the_classes_of_the_host_unless_the_task_says_otherwise():
+    binary = replace(TASKS["digits"], host=replace(TASKS["digits"].host, classes=2))
+    assert binary.chance_loss == math.log(2)
+    assert TASKS["digits"].chance_loss == math.log(10)
+    assert replace(binary, baseline_loss=0.5).chance_loss == 0.5

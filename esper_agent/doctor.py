@@ -12,6 +12,7 @@ EXTRAS = {
     "": ("torch", "numpy", "gymnasium", "scikit-learn"),
     "agent": ("torchrl", "tensordict", "tyro", "rich", "tensorboard"),
     "compat": ("stable-baselines3", "sb3-contrib"),
+    "render": ("pillow",),
     "ray": ("ray",),
 }
 """Packages that each extra brings; those of the empty name come with Esper itself."""

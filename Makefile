@@ -2,6 +2,7 @@
 #
 #   make test    run the tests          make test WORKERS=1 PYTEST_ARGS="-k masks"
 #   make lint    ruff and mypy
+#   make core    prove in a bare virtual environment that the core needs no extra
 #   make bench   measure the speed
 #   make demo    train the agent for a few minutes and compare it with the baselines
 #   make clean   remove .venv and caches
@@ -17,7 +18,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # One thread per process: more make small networks slower, and results depend on their number.
 export OMP_NUM_THREADS := 1
 
-.PHONY: test lint bench demo clean
+.PHONY: test lint core bench demo clean
 
 test: .venv/installed
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(PYTEST_ARGS)
@@ -27,6 +28,14 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+core:
+	rm -rf .bare
+	$(PYTHON) -m venv .bare
+	.bare/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_ARGS) torch
+	.bare/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_ARGS) .
+	.bare/bin/python -I -W error tests/core_alone.py
+	rm -rf .bare
+
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.throughput
 
@@ -34,7 +43,7 @@ demo: .venv/installed
 	$(BIN)/python -m esper_agent demo
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .bare .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # A changed pin or dependency installs again. torch goes first, so that nothing else chooses its version.
 .venv/installed: pyproject.toml constraints.txt

@@ -137,7 +137,7 @@ def test_a_run_resumed_in_another_process_equals_one_in_one_go_bit_for_bit(tmp_p
     assert ended(process) == 0
 
     one_go, resumed = last(tmp_path / "one_go"), last(tmp_path / "resumed")
-    assert list(one_go) == ["format", "version", "policy", "ppo", "rollouts", "counters"]
+    assert list(one_go) == ["format", "version", "policy", "ppo", "rollouts", "unfinished_episodes", "counters"]
     for part in one_go:
         assert same(one_go[part], resumed[part]), part
     assert one_go["counters"] | {"best": 0} == {"steps": 6 * update, "updates": 6, "best": 0}

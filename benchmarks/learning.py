@@ -40,11 +40,16 @@ def trained(folder: Path, seed: int, steps: int, threads: int) -> Path:
         begun = load_config(run)
         if any(getattr(begun, name) != getattr(config, name) for name in FIXED if name != "threads"):
             raise SystemExit(f"{run} is not a run with the defaults and seed {seed}: choose another folder for --runs.")
-        if float(read_metrics(run / "metrics.csv")[-1]["steps"]) >= steps:
+        if steps_of(run) >= steps:
             return run
         config = replace(begun, steps=steps)
     train(config, resume=resumed, show=lambda metrics, _: print(f"seed {seed}: {metrics['steps']:,.0f} steps"))
     return run
+
+
+def steps_of(run: Path) -> int:
+    """Environment steps that a run was trained for."""
+    return int(float(read_metrics(run / "metrics.csv")[-1]["steps"]))
 
 
 def curves(runs: Iterable[Path]) -> list[list[Metrics]]:
@@ -101,12 +106,12 @@ def main() -> None:
     config, seeds = load_config(runs[0]), held_out_seeds(options.episodes)
     lines = curves(runs)
     rows, by_mode = [], []
-    for run, line in zip(runs, lines, strict=True):
+    for run in runs:
         for mode, deterministic in MODES.items():
             played = evaluate_run(
                 run, config.env_options, seeds, which="last", deterministic=deterministic, threads=options.threads
             )
-            rows.append(row(f"{config.policy}, {mode}", played, int(line[-1]["steps"])))
+            rows.append(row(f"{config.policy}, {mode}", played, steps_of(run)))
             by_mode += played if deterministic else []
     baselines = evaluate_baselines(config, options.episodes, threads=options.threads)
     for name in dict.fromkeys(episode.agent for episode in baselines):

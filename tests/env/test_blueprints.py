@@ -281,7 +281,7 @@ ALIVE_TASKS = {
 
 
 UNLUCKY = {("norm", Algorithm.GATE, "digits_deep"): 1}
-"""Hosts of 52 that may fall short: γ starts at 0 and the proximal term holds it there, which leaves the gate nothing."""
+"""Hosts of 52 that may fall short: γ starts at 0, the proximal term holds it there, and the gate gets no gradient."""
 
 
 def pair(name, algorithm):

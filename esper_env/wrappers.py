@@ -73,7 +73,22 @@ class JointActions:
         return vectors
 
 
-class FlatDiscrete(gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.RecordConstructorArgs):
+class _Masked:
+    """Remembers which numbers are legal, and puts them into info."""
+
+    joint_actions: JointActions
+    _mask: Bools
+
+    def _masked(self, observation: Observation, info: dict[str, Any]) -> dict[str, Any]:
+        self._mask = self.joint_actions.mask(observation)
+        return info | {"action_mask": self._mask.astype(np.int8)}
+
+    def action_masks(self) -> Bools:
+        """Which numbers are legal now: `[actions]`, with the hosts before it in a stack."""
+        return self._mask.copy()
+
+
+class FlatDiscrete(_Masked, gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.RecordConstructorArgs):
     """One `Discrete` action instead of eight heads, with an exact mask.
 
     `info["action_mask"]` is the mask that `action_space.sample(mask=...)` takes, `action_masks()` is what MaskablePPO
@@ -98,16 +113,8 @@ class FlatDiscrete(gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.Record
         observation, reward, terminated, truncated, info = self.env.step(self.joint_actions.lookup(action))
         return observation, reward, terminated, truncated, self._masked(observation, info)
 
-    def _masked(self, observation: Observation, info: dict[str, Any]) -> dict[str, Any]:
-        self._mask = self.joint_actions.mask(observation)
-        return info | {"action_mask": self._mask.astype(np.int8)}
 
-    def action_masks(self) -> Bools:
-        """Which numbers are legal now."""
-        return self._mask.copy()
-
-
-class FlatDiscreteVector(VectorWrapper):
+class FlatDiscreteVector(_Masked, VectorWrapper):
     """`FlatDiscrete` for a vector environment; `info["action_mask"]` is `[num_envs, actions]`."""
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
@@ -127,11 +134,3 @@ class FlatDiscreteVector(VectorWrapper):
         """Take the actions of these numbers, one per host."""
         observation, reward, terminated, truncated, info = self.env.step(self.joint_actions.lookup(actions))
         return observation, reward, terminated, truncated, self._masked(observation, info)
-
-    def _masked(self, observation: Observation, info: dict[str, Any]) -> dict[str, Any]:
-        self._mask = self.joint_actions.mask(observation)
-        return info | {"action_mask": self._mask.astype(np.int8)}
-
-    def action_masks(self) -> Bools:
-        """Which numbers are legal now, `[num_envs, actions]`."""
-        return self._mask.copy()

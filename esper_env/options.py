@@ -36,7 +36,7 @@ def resolve(options: Mapping[str, Any], beside: Iterable[str] = ()) -> tuple[Env
     task = find_task(asked.task)
     if asked.num_slots is not None:
         check_number("num_slots", asked.num_slots, 1, whole=True)
-        task = replace(task, host=replace(task.host, num_slots=asked.num_slots))
+        task = replace(task, host=task.host.with_slots(asked.num_slots))
     num_slots = len(task.host.slots)
     max_epochs = task.max_epochs if asked.max_epochs is None else asked.max_epochs
     check_number("max_epochs", max_epochs, 1, whole=True)

@@ -11,6 +11,7 @@ IDS: dict[str, dict[str, Any]] = {
     "Esper-Seed-5Slot-v0": {"task": "digits_deep"},
     "Esper-Seed-Capable-v0": {"task": "digits_capable"},
     "Esper-Seed-Shapes-v0": {"task": "shapes"},
+    "Esper-Seed-Story-v0": {"task": "story_grammar"},
     "Esper-Seed-CIFAR10-v0": {"task": "cifar10_baseline"},
     "Esper-Seed-CIFAR10-Impaired-v0": {"task": "cifar10_impaired"},
     "Esper-Seed-CIFAR10-Minimal-v0": {"task": "cifar10_minimal"},

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from esper_env import counterfactuals, observation, reward, scaffolding, signals
-from esper_env.actions import BLUEPRINTS, Actions, Algorithm, Op, blueprint_names, decode
+from esper_env.actions import Actions, Algorithm, Op, blueprint_names, decode
 from esper_env.arrays import Arrays, Bools, Floats, Ints
 from esper_env.config import EnvConfig
 from esper_env.growth.governor import Governor, snapshot_due, watch
@@ -23,9 +23,8 @@ from esper_env.lifecycle.stages import BLENDED, COOLDOWN, LIVE, PRESENT, Stage
 from esper_env.lifecycle.state import Slots
 from esper_env.lifecycle.transitions import Events, advance, apply_ops, prune, tick
 from esper_env.masks import Masks, masks
-from esper_env.network.blueprints import IMPLEMENTATIONS
+from esper_env.network.blueprints import module_tables
 from esper_env.network.export import GrownNetwork
-from esper_env.network.network import GATE
 from esper_env.reward import Terms
 from esper_env.streams import Streams
 from esper_env.tasks import Task
@@ -112,7 +111,7 @@ class Simulation:
             batch_size=training.batch_size or task.batch_size,
             generated=task.source.generated,
         )
-        self._sizes, self._macs, self._gate_sizes = _module_tables(task, self.blueprints)
+        self._sizes, self._macs, self._gate_sizes = module_tables(task.host, self.blueprints)
         self.budget = float(sum(self._sizes[:, self.blueprints.index(task.budget_blueprint)]))
         self.host_params = int(self.population.stacks[0].trunk.value.shape[1])
         self.slots = Slots.dormant(envs, self.num_slots)
@@ -376,7 +375,7 @@ class Simulation:
         slots.params = np.where(PRESENT[slots.stage], sizes, 0)
 
     def _score(self, loss: Floats, accuracy: Floats) -> Floats:
-        return accuracy
+        return self.task.score(loss, accuracy)
 
     # What can be asked at any time
 
@@ -435,16 +434,3 @@ class Simulation:
         self.population.stacks = state["networks"]
         for env in range(self.envs):
             self._load_data(env)
-
-
-def _module_tables(task: Task, names: tuple[str, ...]) -> tuple[Ints, Ints, Ints]:
-    """Parameters and MACs of blueprints, `[slots, blueprints]`, and parameters of gates, `[slots]`."""
-    shapes = task.host.slots
-    sizes = np.zeros((len(shapes), len(names)), np.int64)
-    macs = np.zeros_like(sizes)
-    for column, row in enumerate(BLUEPRINTS):
-        implementation = IMPLEMENTATIONS.get((row.name, task.host.topology))
-        if implementation is not None:
-            sizes[:, column] = [implementation.size(shape.channels) for shape in shapes]
-            macs[:, column] = [implementation.macs(shape.channels, shape.positions) for shape in shapes]
-    return sizes, macs, np.array([GATE.size(shape.channels) for shape in shapes])

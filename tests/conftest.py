@@ -10,6 +10,8 @@ from esper_env.simulation import Simulation
 
 BRIEF = {"batches_per_epoch": 3, "val_samples": 96}
 """Training options for epochs of a few milliseconds."""
+BRIEF_TEXTS = {"batches_per_epoch": 2, "batch_size": 3, "val_samples": 7}
+"""The same for texts, each of which has many tokens; in sizes that suit no vector register."""
 HASTY = {"min_training_epochs": 1, "embargo_epochs": 1}
 """Lifecycle options with which seeds run through all stages in a few epochs."""
 EAGERNESS = {Op.GERMINATE: 3, Op.SET_ALPHA_TARGET: 1, Op.PRUNE: 0.5, Op.FOSSILIZE: 1, Op.ADVANCE: 6}

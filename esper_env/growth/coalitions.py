@@ -18,8 +18,9 @@ from esper_env.actions import Algorithm
 from esper_env.arrays import Bools, Floats, Ints
 from esper_env.network.blending import add_rows, correct, select_rows
 from esper_env.network.blueprints import IMPLEMENTATIONS
-from esper_env.network.layers import class_losses, vectors_to_maps
-from esper_env.network.network import GATE, BankKey, StackedNetwork
+from esper_env.network.gates import GATES
+from esper_env.network.layers import class_losses
+from esper_env.network.network import BankKey, StackedNetwork
 
 
 @dataclass
@@ -145,22 +146,24 @@ class CoalitionPass:
         instances = len(inputs) > 1
         start_hosts = self.first if self.first is not None else torch.arange(self.network.hosts, device=device)
         final_hosts = self._tensor(self._final >> len(self.network.host.slots))
-        samples = targets.shape[1]
-        losses = torch.empty((len(self._final), samples), device=device)
-        hits = torch.empty((len(self._final), samples), dtype=torch.bool, device=device)
+        samples, each = targets.shape[1], targets.shape[2:].numel()
+        labels = targets.flatten(1)
+        losses = torch.empty((len(self._final), samples * each), device=device)
+        hits = torch.empty((len(self._final), samples * each), dtype=torch.bool, device=device)
         for begin in range(0, samples, batch_size):
-            batch = slice(begin, begin + batch_size)
-            x = self.network.host.spread(inputs, batch, start_hosts)
-            y = targets[final_hosts, batch] if instances else targets[:, batch].expand(len(self._final), -1)
+            x = self.network.host.spread(inputs, slice(begin, begin + batch_size), start_hosts)
+            part = slice(begin * each, (begin + batch_size) * each)
+            y = labels[final_hosts, part] if instances else labels[:, part].expand(len(self._final), -1)
             logits = self._walk(x)
-            losses[:, batch] = class_losses(logits, y)
-            hits[:, batch] = logits.argmax(2) == y
+            losses[:, part] = class_losses(logits, y.long())
+            hits[:, part] = logits.argmax(2) == y
         loss = losses.double().mean(1).cpu().numpy()
-        accuracy = 100.0 * hits.sum(1).cpu().numpy() / samples
+        accuracy = 100.0 * hits.sum(1).cpu().numpy() / hits.shape[1]
         return loss[self._inverse], accuracy[self._inverse]
 
     def _walk(self, x: Tensor) -> Tensor:
         host, level = self.network.host, 0
+        x = host.embed(self.trunks[0], x)
         for block, slot in enumerate(host.slot_of_block):
             x = host.block(self.trunks[level], block, x)
             if slot is not None:
@@ -179,7 +182,7 @@ class CoalitionPass:
         for seed in level.seeds:
             x = select_rows(h, rows, seed.source)
             delta = IMPLEMENTATIONS[seed.key[1], self.network.host.topology].delta(seed.seeds, x)
-            openness = None if seed.gates is None else vectors_to_maps(GATE.openness(seed.gates, x))
+            openness = None if seed.gates is None else GATES[self.network.host.topology].openness(seed.gates, x)
             u = correct(delta, x, seed.multiply, seed.gate, openness)
             add_rows(out, level.rows, seed.target, seed.alpha, u[:, : u.shape[1] // 2] if seed.padded else u)
         return out

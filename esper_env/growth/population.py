@@ -17,7 +17,7 @@ from esper_env.arrays import Bools, Floats, Ints
 from esper_env.growth.coalitions import CoalitionPass
 from esper_env.growth.optimizer import Rates
 from esper_env.growth.training import GradientStats, SlotState, train_epoch
-from esper_env.network.hosts import CnnHost
+from esper_env.network.host import Host
 from esper_env.network.network import StackedNetwork
 from esper_env.tasks.data import Dataset, Split
 
@@ -118,7 +118,7 @@ class Population:
 
     def __init__(
         self,
-        host: CnnHost,
+        host: Host,
         envs: int,
         *,
         chunk: int | None,

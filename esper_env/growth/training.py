@@ -64,7 +64,7 @@ def train_epoch(
         network: the stack.
         slots: stages and alphas in force.
         inputs: samples `[instances, n, ...]`, one instance shared by all hosts or one each.
-        targets: labels `[instances, n]`.
+        targets: labels `[instances, n]`, or `[instances, n, positions]` where a sample has several.
         order: sample indices `[envs, samples]`, each host's own.
         batch_size: samples per batch; the last batch may be smaller.
         rates: learning rates and the like.
@@ -97,9 +97,9 @@ def _batches(order: Ints, size: int, device: torch.device) -> Sequence[Tensor]:
 
 
 def gather_targets(targets: Tensor, batch: Tensor, instance: Tensor | None) -> Tensor:
-    """Labels `[envs, batch]` of sample indices `[batch, envs]`."""
+    """Labels `[envs, labels]` of sample indices `[batch, envs]`."""
     rows = targets[0][batch] if instance is None else targets[instance, batch]
-    return rows.T
+    return rows.transpose(0, 1).flatten(1).long()
 
 
 def gradient_stats(banks: list[BankUpdate], running: Bools, batches: int) -> GradientStats:

@@ -45,6 +45,10 @@ def add_rows(out: Tensor, n: int, index: Tensor, alpha: Tensor | None, correctio
     rows.index_add_(1, index, as_rows(scaled, len(index)))
 
 
+PERMANENT: Bools = np.arange(len(Stage)) == Stage.FOSSILIZED
+"""By stage: is a seed part of its host?"""
+
+
 @dataclass
 class BankPlan:
     """What the rows of one bank do in one epoch; index tensors cover padding rows, row vectors too."""
@@ -80,9 +84,19 @@ class BankPlan:
 
 
 def plan_bank(
-    index: Ints, held: int, channels: int, stage: Ints, alpha: Floats, algorithm: Ints, device: torch.device
+    index: Ints,
+    held: int,
+    channels: int,
+    stage: Ints,
+    alpha: Floats,
+    algorithm: Ints,
+    device: torch.device,
+    open_stages: Bools = PERMANENT,
 ) -> BankPlan:
-    """Plan the epoch of a bank from the stage, alpha and algorithm of every environment in its slot."""
+    """Plan the epoch of a bank from the stage, alpha and algorithm of every environment in its slot.
+
+    In `open_stages`, a table by stage, a seed sends gradient to the host through its input.
+    """
 
     def per_channel(values: Any) -> Tensor:
         return torch.from_numpy(np.repeat(values, channels)).to(device)
@@ -109,7 +123,7 @@ def plan_bank(
         gradient=factor(np.where(training, np.float32(1), np.where(blended, row_alpha, np.float32(0)))),
         proximal=mask(training),
         all_training=bool(training.all()),
-        opened=mask(real & (row_stage == Stage.FOSSILIZED)),
+        opened=mask(real & open_stages[row_stage]),
         multiply=mask(real & (algorithm[index] == Algorithm.MULTIPLY)),
         gate=mask(real & (algorithm[index] == Algorithm.GATE)),
     )
@@ -184,7 +198,7 @@ def correct(delta: Tensor, x: Tensor, multiply: Tensor | None, gate: Tensor | No
         x: the seed's input.
         multiply: channels of MULTIPLY rows (u = x · tanh f), or None.
         gate: channels of GATE rows (u = g · f), or None.
-        openness: g as maps `[batch, n, 1, 1]`, needed with `gate`.
+        openness: g as maps of n channels, of one position or of all, needed with `gate`.
     """
     u = delta
     if multiply is not None:

@@ -1,170 +1,23 @@
-"""Blueprints: the modules a seed can be, each a delta that maps a slot's features to a correction.
-
-Each is one class: the parameters of one seed, and the delta of n of them stacked. Every one leaves something
-to learn at initialisation: a layer that starts at zero is the last before the output, never before a ReLU.
-"""
+"""The table of blueprints, and what each of them measures on a host."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from esper_env.actions import BLUEPRINTS, CNN, BlueprintRow, blueprint_names
+from esper_env.actions import BLUEPRINTS, BlueprintRow, blueprint_names
+from esper_env.arrays import Ints
 from esper_env.config import ConfigError
-from esper_env.network import layers
-from esper_env.network.layers import Float32
+from esper_env.network.blueprint import Blueprint
+from esper_env.network.cnn_blueprints import CNN_BLUEPRINTS
+from esper_env.network.gates import GATES
+from esper_env.network.host import Host
+from esper_env.network.transformer_blueprints import TRANSFORMER_BLUEPRINTS
 
-INITIAL_SCALE = 0.1
-
-
-class Blueprint:
-    """A kind of seed. Subclass it, set `name` and `topologies`, and pass the class to `register_blueprint`."""
-
-    name: ClassVar[str]
-    topologies: ClassVar[tuple[str, ...]] = (CNN,)
-
-    def init(self, channels: int, rng: np.random.Generator) -> dict[str, Float32]:
-        """Parameters of one seed for a slot of `channels` channels."""
-        raise NotImplementedError(f"{type(self).__name__} must define init")
-
-    def macs(self, channels: int, positions: int) -> int:
-        """Multiply-accumulates per sample, counted from the shapes of convolutions and linear layers."""
-        return layers.macs(self.init(channels, np.random.default_rng(0)), positions)
-
-    def size(self, channels: int) -> int:
-        """Number of parameters."""
-        return sum(p.size for p in self.init(channels, np.random.default_rng(0)).values())
-
-    def delta(self, p: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """The correction for maps `x` `[batch, n * channels, h, w]`; each parameter is `[n, ...]`."""
-        raise NotImplementedError(f"{type(self).__name__} must define delta")
-
-
-class Norm(Blueprint):
-    """Moves the features towards their own normalisation."""
-
-    name = "norm"
-
-    def init(self, channels: int, rng: np.random.Generator) -> dict[str, Float32]:
-        return {"gamma": layers.full(0.0, 1)}
-
-    def delta(self, p: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        n = p["gamma"].shape[0]
-        strength = torch.tanh(p["gamma"]).expand(n, x.shape[1] // n)
-        return layers.channel_scale(layers.group_norm(x, n) - x, strength)
-
-
-class Attention(Blueprint):
-    """Squeeze and excite: reweighs channels by what the whole map holds (Hu et al. 2018)."""
-
-    name = "attention"
-
-    def init(self, channels: int, rng: np.random.Generator) -> dict[str, Float32]:
-        hidden = max(4, channels // 4)
-        squeeze, excite = layers.linear_init(rng, channels, hidden), layers.linear_init(rng, hidden, channels)
-        return {"squeeze": squeeze, "excite": INITIAL_SCALE * excite}
-
-    def delta(self, p: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        pooled = layers.pool_to_vectors(x, p["squeeze"].shape[0])
-        excitation = layers.linear(F.silu(layers.linear(pooled, p["squeeze"])), p["excite"])
-        return layers.rescale(x, layers.vectors_to_maps(torch.tanh(excitation)))
-
-
-class _Convolutions(Blueprint):
-    """Convolutions, each followed by GroupNorm and ReLU, scaled per channel after the last nonlinearity."""
-
-    kernels: ClassVar[tuple[int, ...]]
-
-    def init(self, channels: int, rng: np.random.Generator) -> dict[str, Float32]:
-        parameters: dict[str, Float32] = {}
-        for i, kernel in enumerate(self.kernels):
-            parameters[f"conv{i}"] = conv = layers.conv_init(rng, channels, channels, kernel)
-            # A channel's own share weighs the most. Otherwise, where the host has few live channels, a channel can
-            # lie below the norm's mean in every map, and its ReLU never opens.
-            own = (np.arange(channels), np.arange(channels), kernel // 2, kernel // 2)
-            conv[own] = layers.conv_bound(channels, kernel)
-            parameters[f"scale{i}"] = layers.full(1.0, channels)
-            parameters[f"shift{i}"] = layers.full(0.0, channels)
-        parameters["gamma"] = layers.full(INITIAL_SCALE, channels)
-        return parameters
-
-    def delta(self, p: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        for i in range(len(self.kernels)):
-            x = layers.conv_norm_relu(x, p[f"conv{i}"], p[f"scale{i}"], p[f"shift{i}"])
-        return layers.channel_scale(x, p["gamma"])
-
-
-class ConvSmall(_Convolutions):
-    """A 1×1 convolution."""
-
-    name = "conv_small"
-    kernels = (1,)
-
-
-class ConvLight(_Convolutions):
-    """A 3×3 convolution."""
-
-    name = "conv_light"
-    kernels = (3,)
-
-
-class ConvHeavy(_Convolutions):
-    """Two 3×3 convolutions."""
-
-    name = "conv_heavy"
-    kernels = (3, 3)
-
-
-class Depthwise(Blueprint):
-    """A 3×3 filter per channel, then a 1×1 mix."""
-
-    name = "depthwise"
-
-    def init(self, channels: int, rng: np.random.Generator) -> dict[str, Float32]:
-        return {
-            "depthwise": layers.conv_init(rng, channels, 1, 3),
-            "pointwise": layers.conv_init(rng, channels, channels, 1),
-            "scale": layers.full(1.0, channels),
-            "shift": layers.full(0.0, channels),
-            "gamma": layers.full(INITIAL_SCALE, channels),
-        }
-
-    def delta(self, p: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        x = layers.conv(layers.conv(x, p["depthwise"], depthwise=True), p["pointwise"])
-        x = layers.norm_relu(x, p["gamma"].shape[0], p["scale"], p["shift"])
-        return layers.channel_scale(x, p["gamma"])
-
-
-class Bottleneck(Blueprint):
-    """Down to a narrow map, a 3×3 convolution there, and up again."""
-
-    name = "bottleneck"
-
-    def init(self, channels: int, rng: np.random.Generator) -> dict[str, Float32]:
-        width = max(8, channels // 4)
-        return {
-            "down": layers.conv_init(rng, width, channels, 1),
-            "middle": layers.conv_init(rng, width, width, 3),
-            "up": layers.conv_init(rng, channels, width, 1),
-            "scale": layers.full(1.0, channels),
-            "shift": layers.full(0.0, channels),
-            "gamma": layers.full(INITIAL_SCALE, channels),
-        }
-
-    def delta(self, p: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        x = F.relu_(layers.conv(F.relu_(layers.conv(x, p["down"])), p["middle"]))
-        x = layers.group_norm(layers.conv(x, p["up"]), p["gamma"].shape[0], p["scale"], p["shift"])
-        return layers.channel_scale(x, p["gamma"])
-
+__all__ = ["IMPLEMENTATIONS", "Blueprint", "module_tables", "register_blueprint"]
 
 IMPLEMENTATIONS: dict[tuple[str, str], Blueprint] = {
     (blueprint.name, topology): blueprint
-    for blueprint in (Norm(), Attention(), ConvSmall(), ConvLight(), ConvHeavy(), Depthwise(), Bottleneck())
+    for blueprint in (*CNN_BLUEPRINTS, *TRANSFORMER_BLUEPRINTS)
     for topology in blueprint.topologies
 }
 """The blueprint that a name stands for on a host topology."""
@@ -189,25 +42,14 @@ def register_blueprint(blueprint: type[Blueprint]) -> type[Blueprint]:
     return blueprint
 
 
-class Gate:
-    """The gate of the GATE algorithm: g(x) in (0, 1) per sample, from pooled features; near 0.5 at first."""
-
-    def init(self, channels: int, rng: np.random.Generator) -> dict[str, Float32]:
-        """Parameters of one gate."""
-        hidden = max(8, channels // 4)
-        return {
-            "gate.weight0": layers.linear_init(rng, channels, hidden),
-            "gate.bias0": layers.full(0.0, hidden),
-            "gate.weight1": layers.linear_init(rng, hidden, 1),
-            "gate.bias1": layers.full(0.0, 1),
-        }
-
-    def size(self, channels: int) -> int:
-        """Number of parameters."""
-        return sum(p.size for p in self.init(channels, np.random.default_rng(0)).values())
-
-    def openness(self, p: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """g(x) as vectors `[n, batch, 1]`."""
-        pooled = layers.pool_to_vectors(x, p["gate.weight0"].shape[0])
-        hidden = F.silu(layers.linear(pooled, p["gate.weight0"], p["gate.bias0"]))
-        return torch.sigmoid(layers.linear(hidden, p["gate.weight1"], p["gate.bias1"]))
+def module_tables(host: Host, names: tuple[str, ...]) -> tuple[Ints, Ints, Ints]:
+    """Parameters and MACs of blueprints, `[slots, blueprints]`, and parameters of gates, `[slots]`."""
+    shapes = host.slots
+    sizes = np.zeros((len(shapes), len(names)), np.int64)
+    macs = np.zeros_like(sizes)
+    for column, name in enumerate(names):
+        implementation = IMPLEMENTATIONS.get((name, host.topology))
+        if implementation is not None:
+            sizes[:, column] = [implementation.size(shape.channels) for shape in shapes]
+            macs[:, column] = [implementation.macs(shape.channels, shape.positions) for shape in shapes]
+    return sizes, macs, np.array([GATES[host.topology].size(shape.channels) for shape in shapes])

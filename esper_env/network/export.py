@@ -9,12 +9,16 @@ from esper_env.actions import Algorithm
 from esper_env.arrays import Bools, Ints
 from esper_env.network.blending import correct
 from esper_env.network.blueprints import IMPLEMENTATIONS
-from esper_env.network.layers import vectors_to_maps
-from esper_env.network.network import GATE, StackedNetwork
+from esper_env.network.gates import GATES
+from esper_env.network.network import StackedNetwork
 
 
 class GrownNetwork(nn.Module):
-    """Images `[batch, channels, height, width]` to logits, as the committed network of one environment."""
+    """The committed network of one environment.
+
+    From images `[batch, channels, height, width]` to logits `[batch, classes]`, or from texts `[batch, length]` to
+    logits `[batch, length, classes]`.
+    """
 
     def __init__(self, network: StackedNetwork, env: int, fossilized: Bools, algorithm: Ints) -> None:
         super().__init__()
@@ -33,16 +37,18 @@ class GrownNetwork(nn.Module):
                 if self.algorithms[name] == Algorithm.GATE and bank.gates is not None:
                     self.gates[name] = _parameters(bank.gates.select(row))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits `[batch, classes]`."""
-        x, host = images.contiguous(memory_format=torch.channels_last), _stacked(self.host)
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits of a batch."""
+        host = _stacked(self.host)
+        x = self.host_shape.embed(host, self.host_shape.receive(inputs))
         for block, slot in enumerate(self.host_shape.slot_of_block):
             x = self.host_shape.block(host, block, x)
             name = f"slot{slot}"
             if name in self.seeds:
                 x = x + self._correction(name, x)
             x = self.host_shape.leave(block, x)
-        return self.host_shape.classify(host, x)[0]
+        logits = self.host_shape.classify(host, x)[0]
+        return logits.view(*inputs.shape[: 2 if inputs.ndim == 2 else 1], -1)
 
     def _correction(self, name: str, x: Tensor) -> Tensor:
         implementation = IMPLEMENTATIONS[self.blueprints[name], self.host_shape.topology]
@@ -51,7 +57,7 @@ class GrownNetwork(nn.Module):
         multiply = everywhere if self.algorithms[name] == Algorithm.MULTIPLY else None
         if name not in self.gates:
             return correct(delta, x, multiply, None, None)
-        openness = vectors_to_maps(GATE.openness(_stacked(self.gates[name]), x))
+        openness = GATES[self.host_shape.topology].openness(_stacked(self.gates[name]), x)
         return correct(delta, x, None, everywhere, openness)
 
 

@@ -152,13 +152,18 @@ class _Rescale(Function):
         if not ctx.needs_input_grad[1]:
             return back, None
         product = grad * x
+        if factor.shape == product.shape:
+            return back, product
         if len(factor) == 1:
             return back, _sum_maps(product).view(factor.shape)
         return back, F.avg_pool2d(product, product.shape[2:]) * (product.shape[2] * product.shape[3])
 
 
 def rescale(x: Tensor, factor: Tensor) -> Tensor:
-    """Multiply maps by a factor per channel, `[batch, n * channels, 1, 1]`, or the same for the batch with 1."""
+    """Multiply maps by a factor per channel, `[batch, n * channels, 1, 1]`, or the same for the batch with 1.
+
+    A factor of the shape of the maps is one per position.
+    """
     scaled: Tensor = _Rescale.apply(x, factor)  # type: ignore[no-untyped-call]
     return scaled
 

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from esper_env.arrays import Bools, Floats, Ints
 from esper_env.config import ConfigError
-from esper_env.network.blending import BankPlan, Blend, Tap, correct, plan_bank
-from esper_env.network.blueprints import IMPLEMENTATIONS, Gate
-from esper_env.network.hosts import CnnHost
-from esper_env.network.layers import vectors_to_maps
+from esper_env.lifecycle.stages import BLENDED
+from esper_env.network.blending import PERMANENT, BankPlan, Blend, Tap, correct, plan_bank
+from esper_env.network.blueprints import IMPLEMENTATIONS
+from esper_env.network.gates import GATES
+from esper_env.network.host import Host
 from esper_env.network.stacks import Bank, Stack
 
-GATE = Gate()
 BankKey = tuple[int, str]
 
 
@@ -41,7 +41,7 @@ class StackedNetwork:
     an environment computes never depends on when its neighbours planted.
     """
 
-    def __init__(self, host: CnnHost, hosts: int, device: torch.device) -> None:
+    def __init__(self, host: Host, hosts: int, device: torch.device) -> None:
         self.host = host
         self.hosts = hosts
         self.device = device
@@ -74,7 +74,7 @@ class StackedNetwork:
         """Build the gate of an environment's seed, unless it has one from an earlier switch."""
         bank = self.banks[self._key(env, slot)]
         if env not in bank.gated:
-            bank.build_gate(env, GATE.init(self.host.slots[slot].channels, rng))
+            bank.build_gate(env, GATES[self.host.topology].init(self.host.slots[slot].channels, rng))
 
     def free(self, env: int, slot: int) -> None:
         """Free the seed in an environment's slot."""
@@ -93,16 +93,17 @@ class StackedNetwork:
         plans: list[SlotPlan] = [SlotPlan([], []) for _ in self.host.slots]
         for key, bank in self.banks.items():
             slot, channels = key[0], self.host.slots[key[0]].channels
-            plan = plan_bank(
-                bank.index(), len(bank.envs), channels, stage[:, slot], alpha[:, slot], algorithm[:, slot], self.device
-            )
+            index, open_stages = bank.index(), PERMANENT if self.host.isolated else BLENDED
+            now = stage[:, slot], alpha[:, slot], algorithm[:, slot]
+            plan = plan_bank(index, len(bank.envs), channels, *now, self.device, open_stages)
             if plan.running:
                 plans[slot].keys.append(key)
                 plans[slot].banks.append(plan)
         return plans
 
     def train_logits(self, x: Tensor, plans: list[SlotPlan], proximal: float) -> Tensor:
-        """Logits `[n, batch, classes]` with the gradient rules of every stage."""
+        """Logits `[n, labels, classes]` with the gradient rules of every stage."""
+        x = self.host.embed(self.trunk.parameters, x)
         for block, slot in enumerate(self.host.slot_of_block):
             x = self.host.block(self.trunk.parameters, block, x)
             if slot is not None and plans[slot].banks:
@@ -118,7 +119,7 @@ class StackedNetwork:
             delta = IMPLEMENTATIONS[key[1], self.host.topology].delta(bank.seeds.parameters, x)
             openness = None
             if bank_plan.gate is not None and bank.gates is not None:
-                openness = vectors_to_maps(GATE.openness(bank.gates.parameters, x))
+                openness = GATES[self.host.topology].openness(bank.gates.parameters, x)
             corrections.append(correct(delta, x, bank_plan.multiply, bank_plan.gate, openness))
         if self.hosts == 1 and plan.banks[0].proximal is None:
             return h + corrections[0] * plan.banks[0].alpha  # one blended seed: what Blend does, without its cost

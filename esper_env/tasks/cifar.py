@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import os
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,9 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from esper_env.config import ConfigError
-from esper_env.tasks.data import Dataset, Images, Labels, Split, stratified
+from esper_env.tasks.data import Dataset, Images, Labels, Split, data_root, stratified
 
-DATA_DIR_VARIABLE = "ESPER_DATA_DIR"
 PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 SIZE, CHANNELS, CLASSES = 32, 3, 10
 PIXELS = CHANNELS * SIZE * SIZE
@@ -58,11 +56,10 @@ class Cifar10:
 
     def load(self, rng: np.random.Generator | None = None) -> Dataset:
         """The same split for everybody."""
-        archive = self._archive()
+        archive = self._archive(data_root(self.data_dir, "CIFAR-10", _expected()))
         return _load(archive, tuple(_stamp(path) for path in archive.paths))
 
-    def _archive(self) -> Archive:
-        root = self._root()
+    def _archive(self, root: Path) -> Archive:
         found = _find(root)
         if found is None and self.download:
             _download(root)
@@ -70,15 +67,6 @@ class Cifar10:
         if found is None:
             raise ConfigError(_missing(root))
         return found
-
-    def _root(self) -> Path:
-        place = self.data_dir or os.environ.get(DATA_DIR_VARIABLE)
-        if not place:
-            raise ConfigError(
-                f"CIFAR-10 needs a directory: give data_dir=, or set the environment variable {DATA_DIR_VARIABLE}. "
-                f"{_expected()}"
-            )
-        return Path(place).expanduser().resolve()
 
 
 # Finding the files

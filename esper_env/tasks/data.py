@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+from esper_env.config import ConfigError
+
+DATA_DIR_VARIABLE = "ESPER_DATA_DIR"
 Images = npt.NDArray[np.float32]
+Texts = npt.NDArray[np.integer]
 Labels = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Inputs `[n, height, width, channels]` and labels `[n]`."""
+    """Images `[n, height, width, channels]` and labels `[n]`, or texts `[n, length]` and the token after each."""
 
-    inputs: Images
-    labels: Labels
+    inputs: Images | Texts
+    labels: Labels | Texts
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -31,6 +37,23 @@ class Dataset:
     train: Split
     val: Split
     test: Split
+
+
+def windows(stream: Texts, length: int) -> Split:
+    """A stream of tokens cut into texts of so many, without a copy; what follows each token is its label."""
+    texts = (len(stream) - 1) // length
+    inputs, labels = (stream[shift : shift + texts * length].reshape(texts, length) for shift in (0, 1))
+    return Split(inputs, labels)
+
+
+def data_root(data_dir: Path | None, what: str, expected: str) -> Path:
+    """The directory of a source's files: the one it was given, or that of ESPER_DATA_DIR."""
+    place = data_dir or os.environ.get(DATA_DIR_VARIABLE)
+    if not place:
+        raise ConfigError(
+            f"{what} needs a directory: give data_dir=, or set the environment variable {DATA_DIR_VARIABLE}. {expected}"
+        )
+    return Path(place).expanduser().resolve()
 
 
 class DataSource(Protocol):

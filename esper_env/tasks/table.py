@@ -5,10 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
+
+from esper_env.actions import CNN
+from esper_env.arrays import Floats
 from esper_env.config import ConfigError, unknown_name
-from esper_env.network.hosts import CnnHost
+from esper_env.network.cnn import CnnHost
+from esper_env.network.host import Host
+from esper_env.network.transformer import TransformerHost
 from esper_env.tasks.cifar import Cifar10
 from esper_env.tasks.data import DataSource, Digits, FileSource, Shapes
+from esper_env.tasks.grammar import ALPHABET, StoryGrammar
+from esper_env.tasks.tinystories import BYTES, GPT2, VOCABULARY, TinyStories
 
 
 @dataclass(frozen=True)
@@ -18,7 +26,7 @@ class Task:
     name: str
     summary: str
     source: DataSource
-    host: CnnHost
+    host: Host
     batch_size: int = 64
     batches_per_epoch: int | None = None
     """The whole training set each epoch when None."""
@@ -32,13 +40,26 @@ class Task:
     target_loss: float = 0.1
     budget_blueprint: str = "conv_light"
     """The parameter budget is this blueprint in every slot."""
+    scored_by_loss: bool = False
+    """The score is how far the loss has come from `chance_loss` (0) to `target_loss` (100), instead of accuracy."""
     augment: bool = False
     """Shift and mirror the training images at random, anew in every epoch and for every host."""
+
+    def __post_init__(self) -> None:
+        if self.augment and self.host.topology != CNN:
+            raise ConfigError(f"Only images can be augmented: task {self.name!r} needs augment=False.")
 
     @property
     def chance_loss(self) -> float:
         """`baseline_loss`, or the loss of guessing among the host's classes."""
         return math.log(self.host.classes) if self.baseline_loss is None else self.baseline_loss
+
+    def score(self, loss: Floats, accuracy: Floats) -> Floats:
+        """What the environment rewards, between 0 and 100."""
+        if not self.scored_by_loss:
+            return accuracy
+        known = np.where(np.isfinite(loss), loss, self.chance_loss)
+        return (100.0 * (self.chance_loss - known) / (self.chance_loss - self.target_loss)).clip(0.0, 100.0)
 
     def at(self, data_dir: str | None, download: bool) -> Task:
         """The task with its files in this directory; one that needs no files is the same anywhere."""
@@ -86,6 +107,31 @@ _CIFAR10 = (
     _cifar10("deep_impaired", "on five narrow blocks of 1×1 convolutions.", 2, 5, 1, 5),
 )
 
+
+def _tinystories(name: str, vocabulary: str, words: str, target_loss: float, baseline_loss: float | None) -> Task:
+    """A row of the TinyStories tasks."""
+    source = TinyStories(vocabulary=vocabulary)
+    return Task(
+        name=name,
+        summary=f"TinyStories {words}, on a GPT of 6 layers: for a GPU.",
+        source=source,
+        host=TransformerHost(VOCABULARY[vocabulary], source.length, width=384, layers=6, heads=6),
+        batch_size=16,
+        batches_per_epoch=32,
+        val_samples=64,
+        host_lr=0.1,
+        baseline_loss=baseline_loss,
+        target_loss=target_loss,
+        budget_blueprint="mlp_small",
+        scored_by_loss=True,
+    )
+
+
+_TINYSTORIES = (
+    _tinystories("tinystories", BYTES, "byte by byte", 1.5, None),
+    _tinystories("tinystories_gpt2", GPT2, "in tokens of GPT-2", 3.5, 10.8),
+)
+
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
@@ -109,6 +155,19 @@ TASKS: dict[str, Task] = {
             host=CnnHost(1, 16, 10, channels=(4, 8, 16), kernel=1, pools=3),
         ),
         *_CIFAR10,
+        Task(
+            name="story_grammar",
+            summary="Tiny stories from a grammar, new ones for every seed, on a small GPT over bytes.",
+            source=StoryGrammar(),
+            host=TransformerHost(len(ALPHABET), length=64, width=64, layers=3, heads=4),
+            batch_size=8,
+            batches_per_epoch=16,
+            host_lr=0.2,
+            target_loss=0.5,
+            budget_blueprint="mlp_small",
+            scored_by_loss=True,
+        ),
+        *_TINYSTORIES,
     )
 }
 

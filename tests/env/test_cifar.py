@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from esper_env.config import ConfigError
 from esper_env.env import SeedEnv
-from esper_env.network.hosts import MARGIN, VIEWS, CnnHost, seen
+from esper_env.network.cnn import MARGIN, VIEWS, CnnHost, seen
 from esper_env.tasks import TASKS
 from esper_env.tasks.cifar import Cifar10
 from esper_env.waiting import waiting_twin
@@ -459,7 +459,7 @@ def test_only_augmented_tasks_draw_views_and_only_for_training(monkeypatch):
     drawn = []
     real = CnnHost.views
     monkeypatch.setattr(CnnHost, "views", staticmethod(lambda rng, n: drawn.append(n) or real(rng, n)))
-    for task in TASKS:
+    for task in (name for name in TASKS if not name.startswith("tinystories")):
         drawn.clear()
         step(simulate(2, task=task, training=BRIEF | {"val_samples": 16}))
         assert drawn == ([8, 8] if task in CIFAR else [])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from esper_env.actions import Algorithm, Op, Style
 from esper_env.growth.population import chunk_bounds
 from esper_env.lifecycle.stages import BLENDED, Stage
-from tests.conftest import BRIEF, HASTY, action, play, random_actions, simulate, step
+from tests.conftest import BRIEF, BRIEF_TEXTS, HASTY, action, play, random_actions, simulate, step
 from tests.env.test_blending import PlainNetwork
 
 QUICK = {"training": BRIEF, "lifecycle": HASTY}
@@ -54,11 +54,14 @@ def assert_same_trajectory(ours, theirs):
         assert_same_modules(ours_now, theirs_now)
 
 
-@pytest.mark.parametrize("task", ["digits", "digits_capable", "digits_deep", "shapes"])
+@pytest.mark.parametrize("task", ["digits", "digits_capable", "digits_deep", "shapes", "story_grammar"])
 @pytest.mark.parametrize("envs", [1, 2, 5])
 def test_a_host_with_seeds_in_training_is_identical_to_the_host_without(task, envs):
-    grown, waiting = simulate(envs, task=task), simulate(envs, task=task)
+    options = {"task": task, "training": BRIEF_TEXTS if task == "story_grammar" else None}
+    grown, waiting = simulate(envs, **options), simulate(envs, **options)
     names = ("conv_heavy", "attention", "bottleneck", "depthwise", "norm")
+    if task == "story_grammar":
+        names = ("flex_attention", "mlp", "lora")
     for slot in range(grown.num_slots):
         step(grown, action(Op.GERMINATE, slot, names[slot], Style(slot % 4)))
         step(grown, action(Op.ADVANCE, slot))
@@ -100,11 +103,14 @@ def test_germinating_and_pruning_leave_the_modules_and_momentum_of_others_as_the
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("task", "seed"), [("digits", 0), ("digits", 1), ("digits", 2), ("digits_capable", 0), ("shapes", 2)]
+    ("task", "seed"),
+    [("digits", 0), ("digits", 1), ("digits", 2), ("digits_capable", 0), ("shapes", 2)]
+    + [("story_grammar", seed) for seed in range(3)],
 )
 def test_a_trajectory_is_the_same_whoever_the_neighbours_are_wherever_it_stands_and_however_it_is_chunked(task, seed):
     """Environment 7 plays the same at every place in stacks of 2, 3, 5 and 8."""
-    steps, options = 16, {"task": task, "training": UNEVEN, "lifecycle": HASTY}
+    training = BRIEF_TEXTS if task == "story_grammar" else UNEVEN
+    steps, options = 16, {"task": task, "training": training, "lifecycle": HASTY}
 
     def run(names, **how):
         simulation = simulate(len(names), seeds=names, **how, **options)
@@ -182,9 +188,11 @@ def test_a_gate_that_is_not_used_keeps_its_momentum_whatever_the_neighbours_blen
 
 
 def test_one_environment_alone_stays_close_to_the_same_one_in_a_stack():
-    for task in ("digits", "digits_capable", "shapes"):
-        alone, together = simulate(1, task=task, training=BRIEF), simulate(3, task=task, training=BRIEF)
-        for vector in (action(Op.GERMINATE, 0, "conv_light"), action(Op.ADVANCE, 0), action(Op.GERMINATE, 1, "norm")):
+    kinds = {"digits": "conv_light", "digits_capable": "conv_light", "shapes": "conv_light", "story_grammar": "mlp"}
+    for task, name in kinds.items():
+        training = BRIEF_TEXTS if task == "story_grammar" else BRIEF
+        alone, together = (simulate(envs, task=task, training=training) for envs in (1, 3))
+        for vector in (action(Op.GERMINATE, 0, name), action(Op.ADVANCE, 0), action(Op.GERMINATE, 1, "norm")):
             step(alone, vector)
             step(together, vector)
         np.testing.assert_allclose(alone.features()[0], together.features()[0], atol=2e-3)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from esper_env.actions import Op
+from esper_env.actions import CNN, Op, blueprint_names
 from esper_env.env import SeedEnv
 from esper_env.lifecycle.stages import Stage
 from esper_env.vector_env import SeedVectorEnv
@@ -18,6 +18,7 @@ OPTIONS = {
     "lifecycle": {"min_training_epochs": 1, "embargo_epochs": 1},
     "max_epochs": STEPS,
 }
+TEXTS = {"batches_per_epoch": 1, "batch_size": 2, "val_samples": 4}
 OPENING = [
     action(Op.GERMINATE, 0, "conv_small"),
     action(Op.PRUNE, 0),
@@ -30,6 +31,8 @@ OPENING = [
     action(Op.FOSSILIZE, 1),
 ]
 """How the first host begins, to be sure of every stage."""
+FOR_TEXTS = {"conv_small": "lora", "conv_light": "mlp_small"}
+"""What is planted in a language host instead."""
 KINDS = {"single": SeedEnv, "vector": SeedVectorEnv}
 
 
@@ -45,10 +48,18 @@ class Recording:
 
 def make(kind, task, **more):
     """An environment of either class; the vector one has several hosts."""
-    options = OPTIONS | {"task": task}
+    options = OPTIONS | {"task": task} | ({"training": TEXTS} if task == "story_grammar" else {})
     if kind == "single":
         return SeedEnv(**options)
     return SeedVectorEnv(HOSTS, **({"autoreset_mode": "disabled"} | options | more))
+
+
+def opening(env):
+    """How the first host of this environment begins."""
+    if env.unwrapped._simulation.task.host.topology == CNN:
+        return OPENING
+    texts = {blueprint_names().index(images): blueprint_names().index(name) for images, name in FOR_TEXTS.items()}
+    return [[vector[0], texts.get(vector[1], vector[1]), *vector[2:]] for vector in OPENING]
 
 
 def begin(env):
@@ -78,7 +89,7 @@ def perform(env):
         seen = {name: array[None] for name, array in observation.items()} if single else observation
         vectors = player.eager(seen)
         if t < len(OPENING):
-            vectors[0] = OPENING[t]
+            vectors[0] = opening(env)[t]
         chosen = vectors[0] if single else vectors
         observation, found = take(env, chosen)
         recording.actions.append(chosen)
@@ -102,7 +113,7 @@ def resume(env, actions):
 def disturb(env):
     """Do something else with an instance, so that nothing of it may be left."""
     env.reset(seed=SEED + 1)
-    planting = np.array(OPENING[0])
+    planting = np.array(opening(env)[0])
     env.step(planting if isinstance(env, SeedEnv) else np.tile(planting, (HOSTS, 1)))
 
 

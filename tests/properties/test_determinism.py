@@ -11,7 +11,7 @@ from esper_env.lifecycle.stages import Stage
 from tests.properties import recordings
 from tests.properties.recordings import STEPS, disturb, make, perform, replay, replay_elsewhere, resume
 
-TASKS = ("digits", "digits_capable", "digits_deep", "shapes")
+TASKS = ("digits", "digits_capable", "digits_deep", "shapes", "story_grammar")
 CASES = [(kind, task) for task in TASKS for kind in recordings.KINDS]
 HALF = STEPS // 2
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from esper_env.actions import Op, Style
+from esper_env.actions import Op, Style, blueprint_names
 from esper_env.observation import features
 from esper_env.vector_env import SeedVectorEnv
 from tests.conftest import action
 
-TASKS = ("digits", "digits_capable", "digits_deep", "shapes")
+TASKS = ("digits", "digits_capable", "digits_deep", "shapes", "story_grammar")
 FOLDER = Path(__file__).parent / "golden"
 EPOCHS, SEED = 14, 20
 BATCH, BATCHES, SAMPLES = 32, 2, 128
@@ -56,6 +56,15 @@ SCRIPTS = (
     },
 )
 """Every op, blend algorithm and kind of prune: what the two hosts of a trajectory do in which step."""
+FOR_TEXTS = {
+    "conv_light": "mlp_small",
+    "depthwise": "flex_attention",
+    "bottleneck": "lora_large",
+    "conv_heavy": "mlp",
+}
+"""What is planted in a language host instead; `attention` and `norm` suit both."""
+TEXTS = {"batch_size": 4, "batches_per_epoch": 2, "val_samples": 8}
+"""Training options of language tasks; each text has 64 tokens to predict."""
 
 ONE_SAMPLE = 100 / SAMPLES
 """What a sample counts for whose class is a matter of rounding on another processor."""
@@ -79,11 +88,17 @@ CHANGED = (
 
 def trajectory(task):
     """What the scripts lead to: one row per epoch, plain data."""
-    envs = SeedVectorEnv(len(SCRIPTS), task=task, autoreset_mode="disabled", **OPTIONS)
+    options, names = OPTIONS, blueprint_names()
+    scripts = [{t: list(vector) for t, vector in script.items()} for script in SCRIPTS]
+    if task == "story_grammar":
+        options = OPTIONS | {"training": OPTIONS["training"] | TEXTS}
+        for vector in (vector for script in scripts for vector in script.values()):
+            vector[1] = names.index(FOR_TEXTS.get(names[vector[1]], names[vector[1]]))
+    envs = SeedVectorEnv(len(scripts), task=task, autoreset_mode="disabled", **options)
     observation, info = envs.reset(seed=SEED)
     rows = [row(observation, info)]
     for step in range(EPOCHS):
-        observation, _, _, _, info = envs.step(np.array([script.get(step, action()) for script in SCRIPTS]))
+        observation, _, _, _, info = envs.step(np.array([script.get(step, action()) for script in scripts]))
         rows.append(row(observation, info))
     return rows
 

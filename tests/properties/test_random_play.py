@@ -22,6 +22,7 @@ from tests.properties.players import BLUEPRINT, OP, SLOT, SOURCES, Player
 
 STEPS = int(os.environ.get("ESPER_RANDOM_STEPS", "20000"))
 CHEAP = {"batches_per_epoch": 1, "batch_size": 16, "val_samples": 32}
+CHEAP_TEXTS = {"batches_per_epoch": 1, "batch_size": 2, "val_samples": 4}
 REFUSALS_TRIED = 3
 """Steps per scenario after which refused actions are compared with WAIT."""
 
@@ -92,6 +93,12 @@ SCENARIOS = {
             envs=16,
         ),
         Scenario("shapes", {"task": "shapes", "max_epochs": 50, "lifecycle": QUICK}, envs=24),
+        Scenario(
+            "texts",
+            {"task": "story_grammar", "training": CHEAP_TEXTS, "lifecycle": QUICK},
+            envs=16,
+            share=0.5,
+        ),
         Scenario(
             "seeds that ruin their hosts",
             {"training": {"seed_lr": 1e22}, "lifecycle": QUICK, "on_panic": "rollback"},
@@ -431,7 +438,7 @@ def test_every_step_of_random_play_keeps_every_promise(name):
 def test_random_play_has_been_everywhere():
     seen: Counter = sum((travelled(name) for name in SCENARIOS), Counter())
     assert seen["steps"] >= STEPS
-    embedded = {"digits", "digits_capable", "digits_deep", "shapes"}
+    embedded = {"digits", "digits_capable", "digits_deep", "shapes", "story_grammar"}
     assert {s.options.get("task", "digits") for s in SCENARIOS.values()} == embedded <= TASKS.keys()
     expected = [
         *(("stage", stage) for stage in Stage if stage != Stage.UNKNOWN),
@@ -455,4 +462,4 @@ def test_random_play_has_been_everywhere():
 
 def suited_blueprints():
     """The blueprints that suit the hosts played with."""
-    return resolve({"task": "digits"})[0].blueprints
+    return {name for task in ("digits", "story_grammar") for name in resolve({"task": task})[0].blueprints}

@@ -1,9 +1,10 @@
-"""Host networks: what a task starts from and what seeds are planted into."""
+"""Convolutional hosts, and how images reach them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -14,20 +15,13 @@ from esper_env.actions import CNN
 from esper_env.arrays import Ints
 from esper_env.config import ConfigError
 from esper_env.network import layers
+from esper_env.network.host import SlotShape, place_slots
 from esper_env.network.layers import Float32
 
 MARGIN = 4
 """Pixels by which an augmented image is shifted at most, each way."""
 VIEWS = 2 * (2 * MARGIN + 1) ** 2
 """Ways to look at an image: every shift, as it is and mirrored."""
-
-
-@dataclass(frozen=True)
-class SlotShape:
-    """The feature map at a slot."""
-
-    channels: int
-    positions: int
 
 
 @dataclass(frozen=True)
@@ -50,13 +44,10 @@ class CnnHost:
     """Slots, at evenly spaced blocks; one per block when None."""
 
     topology = CNN
+    isolated = True
 
     def __post_init__(self) -> None:
-        slots = len(self.channels) if self.num_slots is None else self.num_slots
-        if not 1 <= slots <= len(self.channels):
-            raise ConfigError(
-                f"num_slots must be between 1 and {len(self.channels)} (the blocks of this host), got {slots}."
-            )
+        _ = self.slot_of_block
         if self.image_size % 2**self.pools:
             raise ConfigError(f"An image of {self.image_size} pixels cannot be halved {self.pools} times.")
 
@@ -64,9 +55,7 @@ class CnnHost:
     def slot_of_block(self) -> tuple[int | None, ...]:
         """For each block the slot it carries, or None."""
         blocks = len(self.channels)
-        slots = blocks if self.num_slots is None else self.num_slots
-        owners = {round((i + 1) * blocks / slots) - 1: i for i in range(slots)}
-        return tuple(owners.get(b) for b in range(blocks))
+        return place_slots(blocks, blocks if self.num_slots is None else self.num_slots)
 
     @property
     def slots(self) -> tuple[SlotShape, ...]:
@@ -78,6 +67,10 @@ class CnnHost:
                 side = size if self.slot_after_pool else before
                 shapes.append(SlotShape(self.channels[block], side * side))
         return tuple(shapes)
+
+    def with_slots(self, num_slots: int) -> Self:
+        """The same host with so many slots."""
+        return replace(self, num_slots=num_slots)
 
     @property
     def activation_floats(self) -> int:
@@ -138,6 +131,16 @@ class CnnHost:
         until a seed turns its maps: slower, and with other bits.
         """
         return images.contiguous().flatten(3).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def receive(inputs: Tensor) -> Tensor:
+        """Images `[batch, channels, height, width]` as maps of a single host."""
+        return inputs.contiguous(memory_format=torch.channels_last)
+
+    @staticmethod
+    def embed(parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """Images are feature maps already."""
+        return x
 
     def block(self, parameters: Mapping[str, Tensor], index: int, x: Tensor) -> Tensor:
         """Convolution, norm and ReLU of one block."""

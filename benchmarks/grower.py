@@ -17,9 +17,9 @@ from esper_env.simulation import Simulation
 PRIORITY = (Op.FOSSILIZE, Op.ADVANCE, Op.GERMINATE)
 
 
-def simulate(seeds: Sequence[int], *, threads: int = 1, **options: Any) -> Simulation:
+def simulate(seeds: Sequence[int], *, chunk: int | None = None, threads: int = 1, **options: Any) -> Simulation:
     """A simulation of one host per seed, reset, from the keyword arguments of `gymnasium.make`."""
-    simulation = Simulation(*resolve(options), len(seeds), threads=threads)
+    simulation = Simulation(*resolve(options), len(seeds), chunk=chunk, threads=threads)
     simulation.reset(np.ones(len(seeds), bool), seeds)
     return simulation
 

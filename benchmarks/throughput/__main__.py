@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.reports import RESULTS, table, write_json
-from benchmarks.throughput import agent, memory, speed
+from benchmarks.throughput import agent, memory, speed, tasks
 from benchmarks.throughput.figures import Figure
 
 ROUNDS, QUICK_ROUNDS = 15, 2
@@ -30,6 +30,8 @@ SPEED: dict[str, Callable[[int], list[Figure]]] = {
     "observation": speed.observation,
     "beside_the_networks": speed.beside_the_networks,
     "rendering": speed.rendering,
+    "photographs": tasks.photographs,
+    "texts": tasks.texts,
     "agent": agent.collecting_and_learning,
     "backends": agent.backends,
 }

@@ -14,6 +14,7 @@ from benchmarks.throughput.naive import Host, NaiveEnv, Settings
 from esper_env.actions import STYLE_ALGORITHM, Algorithm, Style
 from esper_env.lifecycle.alpha import running
 from esper_env.lifecycle.stages import BLENDED
+from esper_env.network.cnn import CnnHost
 from esper_env.options import resolve
 from esper_env.simulation import Simulation
 from esper_env.tasks.data import Split
@@ -32,9 +33,25 @@ ADD = (Style.SIGMOID_ADD,)
 Styles = tuple[Style, ...]
 
 
-def alone(envs: int, *, threads: int = 1, training: Mapping[str, int] | None = None) -> Simulation:
+def alone(
+    envs: int,
+    *,
+    task: str = TASK,
+    chunk: int | None = None,
+    threads: int = 1,
+    training: Mapping[str, int] | None = None,
+) -> Simulation:
     """Hosts without seeds."""
-    return simulate(range(envs), threads=threads, task=TASK, max_epochs=ENDLESS, training=training)
+    brief = {"min_training_epochs": 3}
+    return simulate(
+        range(envs),
+        chunk=chunk,
+        threads=threads,
+        task=task,
+        max_epochs=ENDLESS,
+        training=training,
+        lifecycle=brief,
+    )
 
 
 def blending(
@@ -43,6 +60,8 @@ def blending(
     styles: Styles = ADD,
     *,
     active: Sequence[int] = (0b111,),
+    task: str = TASK,
+    chunk: int | None = None,
     threads: int = 1,
 ) -> Simulation:
     """Hosts with a seed in every slot; those under the bit masks `active`, by environment in turn, blend for good.
@@ -50,7 +69,7 @@ def blending(
     Their target is 0.5, from where no gate leads on. The others stay in TRAINING. Short epochs lead there, the
     state is then handed to a simulation with whole ones.
     """
-    simulation = alone(envs, threads=threads, training=SHORT)
+    simulation = alone(envs, task=task, chunk=chunk, threads=threads, training=SHORT)
     grower = Grower(mixes, training_epochs=3, styles=styles, tempo=0, alpha_target=0, released=active)
     wanted = np.resize(active, envs)
     for _ in range(PATIENCE):
@@ -58,7 +77,7 @@ def blending(
         slots = simulation.slots
         settled = not running(slots, simulation.signals.epoch).any() and bool((slots.params > 0).all())
         if settled and np.array_equal(BLENDED[slots.stage] @ (1 << np.arange(3)), wanted):
-            whole = alone(envs, threads=threads)
+            whole = alone(envs, task=task, chunk=chunk, threads=threads)
             whole.set_state(simulation.get_state())
             return whole
     raise RuntimeError(f"After {PATIENCE} steps the stages are {slots.stage.tolist()}: not all that should blend do.")
@@ -86,10 +105,11 @@ def steps(simulations: Sequence[Simulation], count: int = 1) -> Work:
     return work
 
 
-def naive(mix: Sequence[str] = (), styles: Styles = ADD, seed: int = 0) -> NaiveEnv:
+def naive(mix: Sequence[str] = (), styles: Styles = ADD, seed: int = 0, *, name: str = TASK) -> NaiveEnv:
     """A naive environment on the same task, with a seed of the mix blending in every slot."""
-    _, task = resolve({"task": TASK})
+    _, task = resolve({"task": name})
     shape, data = task.host, task.source.load(None)
+    assert isinstance(shape, CnnHost)
     host = Host(shape.channels, shape.kernel, shape.pools, shape.classes, shape.image_channels)
     settings = Settings(lr=task.host_lr, batch_size=task.batch_size, max_epochs=ENDLESS, budget=1_000.0)
     env = NaiveEnv(host, tensors(data.train), tensors(data.val), settings, seed=seed)

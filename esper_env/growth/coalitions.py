@@ -35,6 +35,8 @@ class _SeedRows:
     gate: Tensor | None
     alpha: Tensor
     target: Tensor
+    rows: Ints
+    """The same as `target`, for the bookkeeping."""
     padded: bool
 
 
@@ -91,7 +93,7 @@ class CoalitionPass:
             self.trunks.append(self.trunks[-1] if not moved else network.trunk.select(hosts))
             self.macs += block_macs[slot + 1] * np.bincount(branched >> slots, minlength=network.hosts)
             for seed in seeds:
-                fed = np.bincount(branched[seed.target.cpu().numpy()] >> slots, minlength=network.hosts)
+                fed = np.bincount(branched[seed.rows] >> slots, minlength=network.hosts)
                 self.macs += fed * network.seed_macs(seed.key)
             self.rows.append(len(rows))
             rows = branched
@@ -134,6 +136,7 @@ class CoalitionPass:
                     gate=self._tensor(gate.repeat(channels)) if gate.any() else None,
                     alpha=self._tensor(alpha[env_of_row[target]].astype(np.float32).repeat(channels)),
                     target=self._tensor(target),
+                    rows=target,
                     padded=padded,
                 )
             )

@@ -40,7 +40,7 @@ class BankUpdate:
         self,
         key: BankKey,
         bank: Bank,
-        gated: Tensor | None,
+        gated: Bools | None,
         updated: Bools,
         fossil: Bools,
         rates: Rates,
@@ -66,13 +66,13 @@ class BankUpdate:
         self.step_sizes = [self.step_size]
         self.retained = [torch.full((1, 1), rates.momentum, device=device)]
         """Share of its momentum that each stack keeps per batch; a gate that is not used keeps all of it."""
-        self.gated = None
+        self.gated: Bools | None = None
         if gated is not None and bank.gates is not None:
-            channels = gated.shape[0] // rows
-            self.gated = gated.view(rows, channels)[:, 0]
+            self.gated = gated
+            used = torch.from_numpy(gated).to(device).unsqueeze(1)
             self.stacks.append(bank.gates)
-            self.step_sizes.append(self.step_size * self.gated.unsqueeze(1))
-            self.retained.append(torch.where(self.gated, rates.momentum, 1.0).unsqueeze(1))
+            self.step_sizes.append(self.step_size * used)
+            self.retained.append(torch.where(used, rates.momentum, 1.0))
         self.tensors = sum(len(stack.shapes) for stack in self.stacks)
         self.norm_sum = torch.zeros((rows, self.tensors), device=device)
         self.total_sum = total_sum
@@ -111,7 +111,7 @@ class StackedSgd:
         # Of all banks together, so that a batch adds to it once.
         self.total_sum = torch.zeros(sum(self.rows), device=network.device)
         self.banks = [
-            BankUpdate(key, network.banks[key], plan.gate, updated[:, slot], fossil[:, slot], rates, total)
+            BankUpdate(key, network.banks[key], plan.gated, updated[:, slot], fossil[:, slot], rates, total)
             for (key, slot, plan), total in zip(running, torch.split(self.total_sum, self.rows), strict=True)
         ]
         self.seeds: list[Stack] = [stack for bank in self.banks for stack in bank.stacks]

@@ -109,7 +109,7 @@ class Population:
     Args:
         host: their common shape.
         envs: how many.
-        chunk: hosts per stack; what keeps the first activation near 2 MB when None.
+        chunk: hosts per stack; when None what keeps the first activation near 2 MB, or all of them on a GPU.
         threads: stacks run at the same time.
         device: where parameters and data live.
         batch_size: training batch, by which the chunk is chosen.
@@ -130,10 +130,12 @@ class Population:
         keep_freed_memory()
         self.host = host
         self.batch_size = batch_size
+        self.device = torch.device(device)
         if chunk is None:
             chunk = max(1, CHUNK_BYTES // (4 * batch_size * host.activation_floats))
+            if self.device.type != "cpu":
+                chunk = envs  # there is no cache to spare, and every stack waits for its own results
         self.bounds = chunk_bounds(envs, chunk, threads)
-        self.device = torch.device(device)
         self.stacks = [StackedNetwork(host, end - start, self.device) for start, end in self.bounds]
         self.generated = generated
         self.data = [Splits(end - start if generated else 1, self.device) for start, end in self.bounds]

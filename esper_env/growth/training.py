@@ -108,16 +108,14 @@ def gradient_stats(banks: list[BankUpdate], running: Bools, batches: int) -> Gra
     Only seeds that are `running [envs, slots]` are measured; others may share their bank.
     """
     stats = GradientStats.unmeasured((running.shape[0], running.shape[1]))
-    for bank in banks:
+    for bank, all_norms, all_totals in zip(banks, *_fetched(banks, batches), strict=True):
         envs, slot = np.array(bank.bank.envs), bank.key[0]
         rows = np.flatnonzero(running[envs, slot])
-        envs = envs[rows]
-        norms = (bank.norm_sum[rows] / batches).double().cpu().numpy()
-        total = (bank.total_sum[rows] / batches).double().cpu().numpy()
+        envs, norms, total = envs[rows], all_norms[rows], all_totals[rows]
         counted = np.ones(norms.shape, bool)
         if bank.gated is not None:
             gate_tensors = len(bank.stacks[1].shapes)
-            counted[:, -gate_tensors:] = bank.gated[rows].cpu().numpy()[:, None]
+            counted[:, -gate_tensors:] = bank.gated[rows, None]
         tensors = counted.sum(1)
         vanishing = counted & (norms < VANISHING)
         exploding = counted & ~(norms <= EXPLODING)
@@ -128,3 +126,14 @@ def gradient_stats(banks: list[BankUpdate], running: Bools, batches: int) -> Gra
         stats.vanishing[envs, slot] = vanishing.any(1)
         stats.exploding[envs, slot] = exploding.any(1)
     return stats
+
+
+def _fetched(banks: list[BankUpdate], batches: int) -> tuple[list[Floats], list[Floats]]:
+    """Norms `[rows, tensors]` and totals `[rows]` of every bank, averaged: all of them in one transfer."""
+    if not banks:
+        return [], []
+    parts = [bank.norm_sum for bank in banks] + [bank.total_sum for bank in banks]
+    together = (torch.cat([part.flatten() for part in parts]) / batches).double().cpu().numpy()
+    split = np.split(together, np.cumsum([part.numel() for part in parts])[:-1])
+    arrays = [array.reshape(part.shape) for array, part in zip(split, parts, strict=True)]
+    return arrays[: len(banks)], arrays[len(banks) :]

@@ -72,6 +72,8 @@ class BankPlan:
     multiply: Tensor | None
     gate: Tensor | None
     """Channels, flat, of rows that use the algorithm; None when there are none."""
+    gated: Bools | None
+    """Rows that use GATE; None when there are none."""
 
     @property
     def running(self) -> bool:
@@ -114,6 +116,7 @@ def plan_bank(
     training = real & (row_stage == Stage.TRAINING)
     row_alpha = alpha[index].astype(np.float32)
     rows = np.flatnonzero(blended)
+    gated = real & (algorithm[index] == Algorithm.GATE)
     return BankPlan(
         index=torch.from_numpy(index).to(device),
         whole=np.array_equal(index, np.arange(len(stage))),
@@ -125,7 +128,8 @@ def plan_bank(
         all_training=bool(training.all()),
         opened=mask(real & open_stages[row_stage]),
         multiply=mask(real & (algorithm[index] == Algorithm.MULTIPLY)),
-        gate=mask(real & (algorithm[index] == Algorithm.GATE)),
+        gate=mask(gated),
+        gated=gated if gated.any() else None,
     )
 
 

@@ -4,6 +4,7 @@
 #   make lint    ruff and mypy
 #   make core    prove in a bare virtual environment that the core needs no extra
 #   make bench   measure the speed
+#   make docs    build the documentation in site/, warnings as errors
 #   make demo    train the agent for a few minutes and compare it with the baselines
 #   make clean   remove .venv and caches
 
@@ -18,7 +19,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # One thread per process: more make small networks slower, and results depend on their number.
 export OMP_NUM_THREADS := 1
 
-.PHONY: test lint core bench demo clean
+.PHONY: test lint core bench docs demo clean
 
 test: .venv/installed
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(PYTEST_ARGS)
@@ -39,11 +40,16 @@ core:
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.throughput
 
+# The variable silences an advertisement of the theme's next version.
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "Built: site/index.html"
+
 demo: .venv/installed
 	$(BIN)/python -m esper_agent demo
 
 clean:
-	rm -rf .venv .bare .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .bare .pytest_cache .mypy_cache .ruff_cache .hypothesis site
 
 # A changed pin or dependency installs again. torch goes first, so that nothing else chooses its version.
 .venv/installed: pyproject.toml constraints.txt

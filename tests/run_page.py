@@ -28,4 +28,5 @@ def run(path: Path) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(not all([run(Path(page)) for page in sys.argv[1:]]))
+    ran = [run(Path(page)) for page in sys.argv[1:]]
+    sys.exit(not all(ran))

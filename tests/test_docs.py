@@ -3,7 +3,7 @@
 import re
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,7 @@ DOCS = ROOT / "docs"
 PAGES = {path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))}
 BLOCK = re.compile(r"^```(python|pycon)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 RUN = ROOT / "tests" / "run_page.py"
+PUBLIC = ("esper_env", "esper_env.testing", "esper_env.wrappers", "esper_env.sb3", "esper_agent")
 
 
 def rows(section):
@@ -169,8 +170,6 @@ def test_a_task_nobody_has_written_about_gets_the_page_of_its_data(monkeypatch):
         def load(self, rng):
             return TASKS["shapes"].source.load(np.random.default_rng(0))
 
-    from dataclasses import replace
-
     monkeypatch.setitem(TASKS, "newest", replace(TASKS["shapes"], name="newest", source=NewData()))
     monkeypatch.setitem(TASKS, "newer", replace(TASKS["shapes"], name="newer"))
     assert tasks.page_of(TASKS["newest"]) == "new_data"
@@ -202,9 +201,7 @@ def test_a_wrong_name_is_refused_with_the_right_one():
         fill("<!-- generated: headz -->")
 
 
-@pytest.mark.parametrize(
-    "module", ["esper_env", "esper_env.testing", "esper_env.wrappers", "esper_env.sb3", "esper_agent"]
-)
+@pytest.mark.parametrize("module", PUBLIC)
 def test_the_reference_has_every_public_name(module):
     text = "\n".join(PAGES.values())
     assert f"<!-- generated: api {module} -->" in text

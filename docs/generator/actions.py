@@ -76,18 +76,12 @@ def op_by_stage() -> str:
     """In which stages an op can be legal, found by asking the predicate about a seed that passes every gate."""
     slots = Slots.dormant(1, len(Stage))
     slots.stage[0] = list(Stage)
-    for field, value in {
-        "age": 99,
-        "epochs_in_stage": 99,
-        "gradient_health": 1.0,
-        "measured": 0,
-        "target": 1.0,
-    }.items():
+    ready = {"age": 99, "epochs_in_stage": 99, "gradient_health": 1, "measured": 0, "target": 1, "steps": 0, "begun": 0}
+    for field, value in ready.items():
         getattr(slots, field)[:] = value
-    slots.steps[:], slots.begun[:] = 0, 0
     config = LifecycleConfig(max_seeds=len(Stage) + 1)
     legal = legality(slots, np.array([99]), np.array([50.0]), np.ones(2, bool), config)[0]
-    stages = [stage for stage in Stage if stage != Stage.UNKNOWN]
+    stages = [stage for stage in Stage if legal[Op.WAIT + 1 :, stage].any()]
     rows = ((code(op.name), *(TICK if legal[op, stage] else "" for stage in stages)) for op in Op if op != Op.WAIT)
     return table(("Op", *(stage.name for stage in stages)), rows)
 

@@ -1,4 +1,4 @@
-"""What MkDocs calls while it builds: adds the pages of tasks, fills pages in, and sees to it that they need no network."""
+"""What MkDocs calls while it builds: adds pages of tasks, fills pages in, and lets none of them need a network."""
 
 from __future__ import annotations
 

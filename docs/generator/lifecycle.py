@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from docs.generator.markdown import code, codes, table
+from docs.generator.markdown import code, table
 from esper_env.actions import CANONICAL_ACTION, HEAD_INDEX, Op, decode
 from esper_env.config import LifecycleConfig
 from esper_env.lifecycle.legality import HEALTHY, STRICT_BLENDING_EPOCHS, STRICT_IMPROVEMENT
@@ -93,8 +93,3 @@ def gates() -> str:
         ),
     )
     return table(("Gate", "Between", "Asks for", "With `strict_gates=True` also for"), rows)
-
-
-def members() -> str:
-    """The membership tables, by name."""
-    return table(("Group", "Stages"), ((name, codes(s.name for s in Stage if m[s])) for name, m in GROUPS.items()))

@@ -31,7 +31,7 @@ def codes(values: Iterable[object], empty: str = "–") -> str:
 
 
 def first_line(thing: Any) -> str:
-    """The first sentence of its docstring, with a full stop."""
+    """The first paragraph of its docstring, as one line with a full stop."""
     doc = inspect.getdoc(thing)
     if not doc:
         raise ValueError(f"{thing!r} has no docstring for the pages to show")

@@ -57,16 +57,16 @@ def signal_numbers() -> str:
         ("plateau", f"one more with every epoch that gains less than {signals.PLATEAU_GAIN:g} points, else 0"),
         (
             "host stabilized",
-            f"set after {signals.STABLE_EPOCHS} epochs running, from epoch {signals.FIRST_STABLE_EPOCH} on, in which the "
-            f"loss changed by between {low:+.0%} and {high:+.0%} of itself (positive is better); it then stays set",
+            f"set after {signals.STABLE_EPOCHS} epochs running, from epoch {signals.FIRST_STABLE_EPOCH} on, in which "
+            f"the loss changed by between {low:+.0%} and {high:+.0%} of itself (positive is better); it then stays set",
         ),
         ("trend, volatility", f"over the last {signals.WINDOW} epochs at most; deviations are population ones"),
         ("loss", f"clipped at {signals.MAX_LOSS:,.0f}"),
         (
             "gradient health",
-            f"1 − 0.5·share of vanishing tensors − 0.8·share of exploding ones, between 0 and 1; a tensor vanishes when "
-            f"its gradient's norm, averaged over the epoch's batches, is below {training.VANISHING:g} and explodes above "
-            f"{training.EXPLODING:g}",
+            f"1 − 0.5·share of vanishing tensors − 0.8·share of exploding ones, between 0 and 1; a tensor "
+            f"vanishes when its gradient's norm, averaged over the epoch's batches, is below {training.VANISHING:g} and "
+            f"explodes above {training.EXPLODING:g}",
         ),
     )
     return table(("Signal", "How it is made"), rows)

@@ -16,6 +16,7 @@ import numpy as np
 
 from docs.generator.diagrams import host_diagram
 from docs.generator.markdown import attribute_docs, code, codes, table
+from esper_env.config import EnvOptions, LifecycleConfig, TrainingConfig
 from esper_env.network.blueprints import IMPLEMENTATIONS
 from esper_env.registration import IDS
 from esper_env.tasks import TASKS, Task
@@ -122,7 +123,7 @@ def _summary(task: Task) -> str:
     sizes = splits(task)
     if sizes is not None:
         rows.append(("Training / validation / test samples", " / ".join(f"{size:,}" for size in sizes)))
-    return table(("", ""), rows)
+    return table(("Property", "Value"), rows)
 
 
 def _slots(task: Task) -> str:
@@ -133,7 +134,8 @@ def _slots(task: Task) -> str:
 
 
 def _settings(task: Task) -> str:
-    told = attribute_docs(Task)
+    told = attribute_docs(LifecycleConfig) | attribute_docs(TrainingConfig) | attribute_docs(EnvOptions)
+    told |= attribute_docs(Task)
     rows = (
         (code(field.name), code(repr(getattr(task, field.name)).replace("'", '"')), told.get(field.name, ""))
         for field in fields(task)

@@ -18,7 +18,7 @@ _SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", inspect.getdoc(SeedE
 
 
 def _features(features: Sequence[Feature]) -> str:
-    rows = ((i, code(f.name), code(f.formula), f"{f.low:g} to {f.high:g}") for i, f in enumerate(features))
+    rows = ((i, code(f.name), f.formula, f"{f.low:g} to {f.high:g}") for i, f in enumerate(features))
     return table(("Index", "Feature", "Formula", "Bounds"), rows)
 
 

@@ -65,7 +65,7 @@ def signal_numbers() -> str:
         (
             "gradient health",
             f"1 − 0.5·share of vanishing tensors − 0.8·share of exploding ones, between 0 and 1; a tensor "
-            f"vanishes when its gradient's norm, averaged over the epoch's batches, is below {training.VANISHING:g} and "
+            f"vanishes when its gradient's norm, as a mean over the batches, is below {training.VANISHING:g}, and "
             f"explodes above {training.EXPLODING:g}",
         ),
     )

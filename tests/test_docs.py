@@ -33,6 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = {path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))}
 BLOCK = re.compile(r"^```(python|pycon)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+ADDS = re.compile(r"register_(?:blueprint|reward|policy)")
+"""What would change the environments of the pages that run after it."""
 RUN = ROOT / "tests" / "run_page.py"
 PUBLIC = ("esper_env", "esper_env.testing", "esper_env.wrappers", "esper_env.sb3", "esper_agent")
 
@@ -220,7 +222,7 @@ def test_documents_link_to_pages_that_exist():
 
 def session(group):
     """The code of pages as one script per page, on the lines that it has there."""
-    return [name for name in PAGES if BLOCK.search(PAGES[name]) and ("register_" in _code(PAGES[name])) == group]
+    return [name for name in PAGES if BLOCK.search(PAGES[name]) and (bool(ADDS.search(_code(PAGES[name])))) == group]
 
 
 def _code(page):

@@ -24,7 +24,7 @@ def panics() -> str:
     """When the governor panics."""
     armed = f"{governor.ARMED} losses seen"
     rows = (
-        ("not finite", "at once", "the validation loss or a parameter is not finite"),
+        ("not finite", "at once", "the validation loss is not finite, or a parameter of the host or its fossils"),
         (
             "lobotomy",
             armed,

@@ -42,7 +42,7 @@ bench: .venv/installed
 
 # The variable silences an advertisement of the theme's next version.
 docs: .venv/installed
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "Built: site/index.html"
 
 demo: .venv/installed

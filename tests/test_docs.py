@@ -135,6 +135,17 @@ def test_every_weight_weighs_a_term():
     assert weighed("gamma") == ["attribution", "stage", "hindsight"]
 
 
+def test_the_formulas_of_the_reward_have_the_weights_in_force():
+    told = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", PAGES["environment/reward.md"], re.MULTILINE))
+    hindsight = PAGES["environment/reward.md"].partition("## Hindsight")[2]
+    for name in names(RewardConfig):
+        terms, value = weighed(name), getattr(RewardConfig(), name)
+        for term in terms if name not in ("mode", "gamma", "rent") else ():
+            if term in told or term == "hindsight":
+                formula = told.get(term, hindsight)
+                assert re.search(rf"(?<![\d.]){value:g}(?![\d.]*\d)", formula), f"{term}: {name} is {value}"
+
+
 def test_every_stream_is_told():
     episode = Streams.of(1)
     draws = {name for name in dir(episode) if not name.startswith("_")} - {"of", "seed"}
@@ -229,6 +240,7 @@ def _code(page):
     return "".join(block[2] for block in BLOCK.finditer(page))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pages", [session(False), *([name] for name in session(True))], ids=lambda pages: pages[0])
 def test_the_code_of_the_pages_runs(pages):
     """In processes of their own, since some pages register things."""

@@ -222,6 +222,11 @@ def test_the_reference_has_every_public_name(module):
     assert directives == [f"{module}.{name}" for name in api.public(module)] != []
 
 
+def test_the_build_counts_warnings():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "-m mkdocs build --strict\n" in makefile  # with --quiet there would be no warnings to count
+
+
 def test_documents_link_to_pages_that_exist():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for link in re.findall(r"\]\((docs/[^)#]+)", readme):

@@ -30,7 +30,7 @@ from esper_env.lifecycle.legality import legality
 from esper_env.lifecycle.stages import Stage
 from esper_env.lifecycle.state import Slots
 from esper_env.network.blueprints import IMPLEMENTATIONS
-from esper_env.tasks import TASKS
+from esper_env.tasks import TASKS, Task
 
 TICK = "●"
 
@@ -88,7 +88,7 @@ def op_by_stage() -> str:
 
 def blueprints() -> str:
     """Every blueprint: the hosts it suits, what it is, and its size in the slots of a host of each topology."""
-    examples = {}
+    examples: dict[str, Task] = {}
     for task in TASKS.values():
         examples.setdefault(task.host.topology, task)
     rows = []
@@ -103,6 +103,8 @@ def blueprints() -> str:
         rows.append((number, code(row.name), " and ".join(row.topologies) or "none", meaning, "; ".join(sizes)))
     named = ", ".join(f"`{task.name}` ({topology})" for topology, task in examples.items())
     note = f"Parameters are those in the first to the last slot of {named}."
+    if any(row.topologies and not meaning for row, (*_, meaning, _) in zip(BLUEPRINTS, rows, strict=True)):
+        note += " What has no description is a place in the head that no host can use yet."
     return table(("Index", "Blueprint", "Hosts", "What it adds", "Parameters"), rows) + f"\n\n{note}"
 
 

@@ -100,8 +100,8 @@ def curves() -> str:
         parts.append(_text(left - 10, y + 4, f"{value:g}", "end"))
     parts.append(_text(left + span / 2, height - 8, "epochs since the ramp began, as a share of its length"))
     for curve in Curve:
-        y = ease(steps, np.full(len(steps), curve))
-        line = " ".join(f"{left + span * t:.1f},{top + rise * (1 - v):.1f}" for t, v in zip(steps, y, strict=True))
+        eased = zip(steps.tolist(), ease(steps, np.full(len(steps), curve)).tolist(), strict=True)
+        line = " ".join(f"{left + span * step:.1f},{top + rise * (1 - alpha):.1f}" for step, alpha in eased)
         parts.append(f'<polyline class="curve c{int(curve)}" points="{line}"/>')
         key = top + 40 + 26 * int(curve)
         parts.append(f'<path class="curve c{int(curve)}" d="M{width - 156} {key}h18"/>')

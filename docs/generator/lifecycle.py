@@ -38,7 +38,7 @@ def _in_stage(stage: Stage) -> Slots:
 
 
 def causes() -> dict[tuple[Stage, Stage], str]:
-    """Which op, or the clock, takes a seed from one stage to another: each is tried in every stage it may act in."""
+    """Which op, or the clock, makes each legal transition: all are tried in every stage."""
     found: dict[tuple[Stage, Stage], str] = {}
     epoch, accuracy = np.array([9]), np.array([50.0])
     for stage, following in LEGAL_TRANSITIONS.items():

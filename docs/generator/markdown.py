@@ -45,8 +45,9 @@ def attribute_docs(kind: type) -> dict[str, str]:
     assert isinstance(tree, ast.ClassDef)
     found = {}
     for attribute, below in zip(tree.body, tree.body[1:], strict=False):
-        named = isinstance(attribute, ast.AnnAssign) and isinstance(attribute.target, ast.Name)
-        if named and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+        if not (isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)):
+            continue
+        if isinstance(attribute, ast.AnnAssign) and isinstance(attribute.target, ast.Name):
             found[attribute.target.id] = inspect.cleandoc(str(below.value.value))
     return found
 

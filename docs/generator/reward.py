@@ -22,7 +22,8 @@ MEANING: Mapping[str, Callable[..., Any]] = {
     "stage": reward.stage_potential,
     "hindsight": scaffolding.settle,
 }
-SHIPPED = ("shaped", "objective", "simplified", "sparse", "minimal")
+SHIPPED = tuple(mode for mode, function in REWARDS.items() if function.__module__ == reward.__name__)
+"""The modes that come with the package, without those that a user registered."""
 
 
 def _moment(score: float, stage: Stage, alpha: float) -> Moment:

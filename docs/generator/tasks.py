@@ -87,7 +87,7 @@ def facts(task: Task) -> str:
         host_diagram(task.host),
         _summary(task),
         _slots(task),
-        "Settings of the task; `training=`, `lifecycle=` and `max_epochs=` override them.",
+        "Settings of the task; `training=`, `lifecycle=` and `max_epochs=` override most of them.",
         _settings(task),
     ]
     return "\n\n".join(part for part in parts if part)

@@ -14,8 +14,8 @@ from esper_env.streams import Streams
 def streams() -> str:
     """Every stream of an episode, and what draws from it."""
     told = attribute_docs(Streams)
-    for name, member in inspect.getmembers(Streams, inspect.isfunction):
-        if not name.startswith("_"):
+    for name, member in vars(Streams).items():
+        if inspect.isfunction(member) and not name.startswith("_"):
             told[name] = first_line(member)
     return table(("Stream", "Draws"), ((code(name), meaning) for name, meaning in told.items()))
 

@@ -10,7 +10,8 @@ from docs.generator.lifecycle import CLOCK, causes
 from esper_env.actions import Curve
 from esper_env.lifecycle.alpha import ease
 from esper_env.lifecycle.stages import BLENDED, COOLDOWN, Stage
-from esper_env.network.hosts import CnnHost
+from esper_env.network.cnn import CnnHost
+from esper_env.network.transformer import TransformerHost
 
 PLACES = {
     Stage.DORMANT: (0, 0),
@@ -110,9 +111,32 @@ def curves() -> str:
 
 
 def host_diagram(host: object) -> str:
-    """A convolutional host from input to classes: maps as high as they are large, slots where they are."""
-    if not isinstance(host, CnnHost):
-        return ""
+    """A host from input to classes, slots where they are; nothing for a kind of host that is not known here."""
+    if isinstance(host, CnnHost):
+        return _convolutions(host)
+    return _layers(host) if isinstance(host, TransformerHost) else ""
+
+
+def _layers(host: TransformerHost) -> str:
+    """A language host, layer by layer."""
+    parts, x, middle = [], 8.0, 78.0
+    parts.append(_map(x, middle, 1, 1, f"{host.length}", "input", "tokens"))
+    x += 64
+    for layer, slot in enumerate(host.slot_of_block):
+        parts.append(f'<path class="flow" d="M{x - 14:g} {middle:g}h12"/>')
+        parts.append(_map(x, middle, 1, 1, f"{host.width}", "block", f"layer {layer}"))
+        if slot is not None:
+            parts.append(f'<rect class="slot" x="{x + 4:g}" y="134" width="42" height="20" rx="5"/>')
+            parts.append(_text(x + 25, 148, f"slot {slot}", "small"))
+        x += 64
+    parts.append(f'<path class="flow" d="M{x - 14:g} {middle:g}h12"/>')
+    parts.append(_map(x, middle, 0, 1, f"{host.classes}", "classes", "tokens"))
+    words = f"{host.layers} layers of {host.heads} heads, {len(host.slots)} slots"
+    return _figure("host", f"The host: {words}", x + 60, 162, parts)
+
+
+def _convolutions(host: CnnHost) -> str:
+    """A convolutional host: maps as high as they are large."""
     parts, x, size, middle = [], 8.0, host.image_size, 78.0
     parts.append(_map(x, middle, size, host.image_size, f"{host.image_channels}", "input", f"{size}×{size}"))
     x += 64

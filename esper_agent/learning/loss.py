@@ -64,7 +64,7 @@ def ppo_loss(judgement: Judgement, batch: TensorDictBase, config: PPOConfig) -> 
             "ratio/max": ratio.max(),
             **_by_head("kl", _seen_mean(approximate_kl(log_ratio), mattered)),
             **_by_head("clip_fraction", _seen_mean(((ratio - 1).abs() > config.clip).float(), mattered)),
-            **_by_head("entropy", _seen_mean(entropy, mattered)),
+            **_by_head("entropy", _seen_mean(entropy, distribution.could_choose(action[..., OP]))),
             **_by_head("entropy_possible", _seen_mean(distribution.head_entropy(), distribution.could_matter())),
             **_value_loss_by_op(error, action[..., OP]),
         }

@@ -148,6 +148,10 @@ class FactoredDistribution:
         legal = self._mask[..., OP, : len(Op)]
         return (legal.unsqueeze(-1) & self._layout.causal).any(-2)
 
+    def could_choose(self, op: Tensor) -> Tensor:
+        """`[..., 8]`: does the head matter for this op, with more than one value to choose from?"""
+        return self.matters(op) & (self._mask_given(op).sum(-1) > 1)
+
     def _choose(self, noise: Tensor) -> Tensor:
         """Gumbel-max: the argmax of log p - log Exp(1) is a draw from p; without noise, it is the mode."""
         op = (self.op_log_probs - noise[..., OP, : len(Op)]).argmax(-1)
@@ -158,10 +162,13 @@ class FactoredDistribution:
 
     def _given(self, op: Tensor) -> tuple[Tensor, Tensor]:
         """Padded log-probabilities and masks `[..., 8, widest]`, the slot restricted to what the op allows."""
-        row = self._slot_by_op.take_along_dim(op[..., None, None], -2).squeeze(-2)
-        mask = self._mask.clone()
-        mask[..., SLOT, : self._layout.num_slots] = row
+        mask = self._mask_given(op)
         return self._layout.normalise(self._logits, mask, self._layout.mixing), mask
+
+    def _mask_given(self, op: Tensor) -> Tensor:
+        mask = self._mask.clone()
+        mask[..., SLOT, : self._layout.num_slots] = self._slot_by_op.take_along_dim(op[..., None, None], -2).squeeze(-2)
+        return mask
 
     def _require_choices(self) -> None:
         head_ok, row_ok = self._mask.any(-1), self._slot_by_op.any(-1)

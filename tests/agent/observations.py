@@ -28,7 +28,7 @@ def observations(*batch, spec=None, seed=0, legal=None):
     spec = spec or EnvSpec()
     rng = np.random.default_rng(seed)
     n = int(np.prod(batch))
-    legal = random_legality(rng, n, spec.num_slots) if legal is None else np.broadcast_to(legal, (n, *legal.shape))
+    legal = random_legality(rng, n, spec.num_slots) if legal is None else np.broadcast_to(legal, (n, *legal.shape[-2:]))
     flat = {
         "features": torch.from_numpy(rng.normal(size=(n, spec.num_features)).astype(np.float32)),
         "blueprint_index": torch.from_numpy(rng.integers(-1, spec.num_blueprints, (n, spec.num_slots))),

@@ -166,6 +166,20 @@ def test_possible_entropy_counts_the_steps_where_a_head_could_have_mattered():
     assert 0 < metrics["entropy_possible/tempo"] < 1
 
 
+def test_a_head_with_a_single_choice_has_no_entropy_to_lose():
+    one_slot = EVERYTHING_LEGAL & (np.arange(3) == 1)
+    batch, distribution, logits, values = stored_batch(op=Op.SET_ALPHA_TARGET, legal=one_slot)
+    metrics = ppo_loss(Judgement(distribution(logits), values), batch, PPOConfig()).metrics
+    assert torch.isnan(metrics["entropy/slot"])
+    assert 0 < metrics["entropy/alpha_speed"] < 1
+
+    sometimes = np.stack([one_slot, EVERYTHING_LEGAL] * 12)
+    batch, distribution, logits, values = stored_batch(op=Op.PRUNE, legal=sometimes)
+    entropy = distribution(logits).head_entropy(batch["action"])[..., HEAD_INDEX["slot"]].flatten()
+    metrics = ppo_loss(Judgement(distribution(logits), values), batch, PPOConfig()).metrics
+    assert metrics["entropy/slot"].item() == pytest.approx(entropy[1::2].mean().item())
+
+
 def test_value_loss_is_told_apart_by_op():
     batch, distribution, logits, values = stored_batch(op=Op.PRUNE, legal=EVERYTHING_LEGAL)
     metrics = ppo_loss(Judgement(distribution(logits), values), batch, PPOConfig()).metrics

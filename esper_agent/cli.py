@@ -63,7 +63,7 @@ class Evaluate:
     task: str | None = None
     """Task to play; the run's, or digits."""
     env: Mapping[str, Any] = field(default_factory=dict)
-    """Further arguments of the environment; the run's when there is one."""
+    """Further arguments of the environment, as `esper train` takes them; the run's when there is one."""
     episodes: int = 50
     """Episodes per policy, on the same seeds for all of them."""
     sample: bool = False

@@ -20,7 +20,6 @@ from esper_agent.policies.registry import create_policy
 from esper_agent.spec import EnvSpec
 from esper_agent.train import load_policy, single_thread
 from esper_env.config import ConfigError
-from esper_env.env import SeedEnv
 from esper_env.vector_env import SeedVectorEnv
 
 HELD_OUT_SEED = 1_000_000
@@ -121,7 +120,7 @@ def evaluate_named(
     names: Iterable[str], env_options: Mapping[str, Any], seeds: Sequence[int], *, seed: int = 0, threads: int = 1
 ) -> list[Episode]:
     """Evaluate policies as `create_policy` makes them: those that do not learn."""
-    spec = EnvSpec.of(SeedEnv(**env_options))
+    spec = EnvSpec.of(SeedVectorEnv(**env_options))
     policies = {name: create_policy(name, spec, seed=seed) for name in names}
     return [
         episode
@@ -142,7 +141,7 @@ def evaluate_run(
 ) -> list[Episode]:
     """Evaluate the policy that a run has trained, in its own environment or in another one of the same sizes."""
     policy, config = load_policy(run, which)
-    trained_on, plays = (EnvSpec.of(SeedEnv(**options)) for options in (config.env_options, env_options))
+    trained_on, plays = (EnvSpec.of(SeedVectorEnv(**options)) for options in (config.env_options, env_options))
     if trained_on != plays:
         raise ConfigError(f"The policy of {run} fits {trained_on}, but this environment is {plays}.")
     policy.seed(seed)

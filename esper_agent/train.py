@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esper_agent import checkpoint
-from esper_agent.config import PPOConfig
+from esper_agent.config import PolicyConfig, PPOConfig
 from esper_agent.loggers import SERVICES, EpisodesFile, MetricsFile, Services
 from esper_agent.metrics import Metrics, rollout_metrics, warnings
 from esper_env.config import ConfigError, Options, check_number, unknown_name
@@ -40,7 +40,7 @@ class TrainConfig(Options):
     task: str = "digits"
     """Task to train on."""
     env: Mapping[str, Any] = field(default_factory=dict)
-    """Further arguments of the environment."""
+    """Further arguments of the environment: those of `SeedEnv`, and `chunk` and `max_episode_steps`."""
     policy: str = "lstm"
     """Name of the policy: lstm, lstm-v1, mlp, or one of yours as module:name."""
     policy_options: Mapping[str, Any] = field(default_factory=dict)
@@ -88,8 +88,12 @@ class TrainConfig(Options):
                 raise ConfigError(unknown_name("logger", name, SERVICES))
         if self.rollout_steps is not None:
             check_number("rollout_steps", self.rollout_steps, 1, whole=True)
-        if "task" in self.env:
-            raise ConfigError("Give task as an argument of its own, not inside env.")
+        for name in ("task", "num_envs", "threads"):
+            if name in self.env:
+                raise ConfigError(f"Give {name} as an argument of its own, not inside env.")
+        for name in ("autoreset_mode", "render_mode"):
+            if name in self.env:
+                raise ConfigError(f"A training restarts its hosts itself and draws none: leave {name} out of env.")
 
     @property
     def env_options(self) -> dict[str, Any]:
@@ -97,8 +101,8 @@ class TrainConfig(Options):
         return {"task": self.task, **self.env}
 
 
-FIXED = ("task", "env", "policy", "policy_options", "ppo", "num_envs", "rollout_steps", "seed", "backend", "threads")
-"""What a resumed run cannot change: the rest of it would no longer follow from its beginning."""
+FIXED = ("policy", "ppo", "num_envs", "seed", "backend", "threads")
+"""What a resumed run cannot change, nor anything in `resolved`: the rest of it would not follow from its beginning."""
 
 
 class Training:
@@ -111,6 +115,7 @@ class Training:
         self.config = config
         self.folder = Path(config.run)
         self.policy, env = make_policy(config)
+        self.resolved = resolve(config, self.policy, env)
         if env.reward.gamma != config.ppo.gamma:
             raise ConfigError(
                 f"ppo.gamma is {config.ppo.gamma} but the environment's reward has gamma {env.reward.gamma}: "
@@ -121,7 +126,7 @@ class Training:
             config.backend,
             self.policy,
             num_envs=config.num_envs,
-            steps=config.rollout_steps or env.max_epochs,
+            steps=self.resolved["rollout_steps"],
             env_options=config.env_options,
             seed=config.seed * HOST_SEEDS,
             threads=config.threads,
@@ -149,7 +154,8 @@ class Training:
         self.folder.mkdir(parents=True, exist_ok=True)
         if resume:
             self.load_state_dict(checkpoint.read(last))
-        (self.folder / "config.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+        values = asdict(self.config) | {"resolved": self.resolved}
+        (self.folder / "config.json").write_text(json.dumps(values, indent=2) + "\n")
         self.metrics_file.resume(self.updates)
         self.episodes_file.resume(self.updates)
 
@@ -157,6 +163,7 @@ class Training:
         """All that the rest of the run depends on."""
         return {
             "config": asdict(self.config),
+            "resolved": self.resolved,
             "policy": self.policy.state_dict(),
             "ppo": self.ppo.state_dict(),
             "rollouts": checkpoint.pack(self.rollouts.state_dict()),
@@ -166,13 +173,10 @@ class Training:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
-        ours = asdict(self.config)
-        for name in FIXED:
-            if ours[name] != state["config"][name]:
-                raise ConfigError(
-                    f"The run began with {name}={state['config'][name]!r} and cannot go on with {ours[name]!r}: "
-                    "choose another --run."
-                )
+        ours = {name: asdict(self.config)[name] for name in FIXED} | self.resolved
+        theirs = {name: state["config"][name] for name in FIXED} | state.get("resolved", self.resolved)
+        for name, was, now in differences(theirs, ours):
+            raise ConfigError(f"The run began with {name}={was!r} and cannot go on with {now!r}: choose another --run.")
         self.policy.load_state_dict(state["policy"])
         self.ppo.load_state_dict(state["ppo"])
         self.rollouts.load_state_dict(checkpoint.unpack(state["rollouts"]))
@@ -270,10 +274,10 @@ def make_policy(config: TrainConfig) -> tuple[ActorCritic, EnvConfig]:
     from esper_agent.policies.actor_critic import ActorCritic
     from esper_agent.policies.baselines import BASELINES
     from esper_agent.policies.registry import create_policy
-    from esper_env.env import SeedEnv
     from esper_env.options import check_device
+    from esper_env.vector_env import SeedVectorEnv
 
-    env = SeedEnv(**config.env_options)
+    env = SeedVectorEnv(**config.env_options)
     check_device(config.device)
     policy: object = None
     if config.policy not in BASELINES:
@@ -282,6 +286,32 @@ def make_policy(config: TrainConfig) -> tuple[ActorCritic, EnvConfig]:
     if not isinstance(policy, ActorCritic):
         raise ConfigError(f"Policy {config.policy!r} does not learn; choose one that does, such as 'lstm'.")
     return policy, env.config
+
+
+def resolve(config: TrainConfig, policy: ActorCritic, env: EnvConfig) -> dict[str, Any]:
+    """What the options given amount to, every default filled in, as plain data: what really runs.
+
+    The options of a policy of one's own are those given, unless its network keeps a `PolicyConfig` in `config`.
+    """
+    options = getattr(policy.network, "config", None)
+    limits = {name: config.env.get(name) for name in ("chunk", "max_episode_steps")}
+    return {
+        "env": env.to_dict() | limits,
+        "policy_options": asdict(options) if isinstance(options, PolicyConfig) else dict(config.policy_options),
+        "rollout_steps": config.rollout_steps or min(env.max_epochs, limits["max_episode_steps"] or env.max_epochs),
+    }
+
+
+def differences(
+    before: Mapping[str, Any], after: Mapping[str, Any], within: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Dotted names of what two configurations hold differently, with both values."""
+    for name in dict.fromkeys([*before, *after]):
+        was, now = before.get(name), after.get(name)
+        if isinstance(was, Mapping) and isinstance(now, Mapping):
+            yield from differences(was, now, f"{within}{name}.")
+        elif was != now:
+            yield f"{within}{name}", was, now
 
 
 def load_config(run: Path) -> TrainConfig:
@@ -293,6 +323,7 @@ def load_config(run: Path) -> TrainConfig:
         values = json.loads(path.read_text())
         values["ppo"] = PPOConfig.from_mapping("ppo", values["ppo"])
         values["loggers"] = tuple(values["loggers"])
+        values.pop("resolved", None)  # it follows from the rest
         return TrainConfig.from_mapping("training", values | {"run": str(run)})
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is not the configuration of a run ({type(error).__name__}: {error}).") from error

@@ -102,6 +102,7 @@ class PolicyNetwork(nn.Module):
 
     def __init__(self, spec: EnvSpec, config: PolicyConfig) -> None:
         super().__init__()
+        self.config = config
         width, hidden = config.width, config.head_width
         self.normalizer = ObservationNormalizer(spec.num_features) if config.normalize_observations else None
         self.embedding = nn.Embedding(spec.num_blueprints + 1, EMBEDDING_SIZE)

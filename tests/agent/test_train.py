@@ -1,6 +1,8 @@
 import dataclasses
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -137,7 +139,16 @@ def test_a_run_resumed_in_another_process_equals_one_in_one_go_bit_for_bit(tmp_p
     assert ended(process) == 0
 
     one_go, resumed = last(tmp_path / "one_go"), last(tmp_path / "resumed")
-    assert list(one_go) == ["format", "version", "policy", "ppo", "rollouts", "unfinished_episodes", "counters"]
+    assert list(one_go) == [
+        "format",
+        "version",
+        "resolved",
+        "policy",
+        "ppo",
+        "rollouts",
+        "unfinished_episodes",
+        "counters",
+    ]
     for part in one_go:
         assert same(one_go[part], resumed[part]), part
     assert one_go["counters"] | {"best": 0} == {"steps": 6 * update, "updates": 6, "best": 0}
@@ -283,6 +294,8 @@ def test_a_configuration_that_cannot_work_is_refused_before_anything_is_written(
     [
         ({"loggers": ("tensorbord",)}, "Did you mean 'tensorboard'"),
         ({"env": {"task": "shapes"}}, "Give task as an argument of its own"),
+        ({"env": {"threads": 2}}, "Give threads as an argument of its own"),
+        ({"env": {"render_mode": "ansi"}}, "leave render_mode out of env"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"seed": 900}, "seed must be between 0 and 899"),
         ({"seed": 899, "num_envs": 1001}, "num_envs must be at most 1000"),
@@ -300,11 +313,68 @@ def test_a_run_is_continued_but_never_overwritten(trained):
     assert same(before, last(trained))
 
 
-@pytest.mark.parametrize("change", [{"seed": 3}, {"num_envs": 16}, {"ppo": PPOConfig(clip=0.1)}, {"policy": "mlp"}])
-def test_a_resumed_run_keeps_what_its_future_follows_from(trained, change):
-    name = next(iter(change))
-    with pytest.raises(ConfigError, match=f"The run began with {name}="):
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seed": 3}, "seed=0 and cannot go on with 3"),
+        ({"num_envs": 16}, "num_envs=8 and cannot go on with 16"),
+        ({"policy": "mlp"}, "policy='lstm' and cannot go on with 'mlp'"),
+        ({"ppo": PPOConfig(clip=0.1)}, "ppo.clip=0.2 and cannot go on with 0.1"),
+        ({"ppo": PPOConfig(entropy_weights={"op": 1.0})}, "ppo.entropy_weights.slot=1.0 and cannot go on with None"),
+        ({"policy_options": {**NARROW, "uniform_mixing": {"op": 0.01}}}, "policy_options.uniform_mixing.op=None"),
+        ({"env": {**ENV, "training": {}}}, "env.training.batches_per_epoch=1 and cannot go on with"),
+        ({"env": {**ENV, "chunk": 2}}, "env.chunk=None and cannot go on with 2"),
+        ({"rollout_steps": 2}, "rollout_steps=4 and cannot go on with 2"),
+    ],
+)
+def test_a_resumed_run_keeps_what_its_future_follows_from(trained, change, said):
+    with pytest.raises(ConfigError, match=f"The run began with {re.escape(said)}"):
         train(tiny(trained, steps=1000, **change), resume=True, show=quiet)
+
+
+def test_a_resumed_run_may_spell_out_what_it_began_with(tmp_path):
+    train(tiny(tmp_path, steps=UPDATE, evaluation_episodes=0), show=quiet)
+    explicit = {**ENV, "reward": "shaped", "max_seeds": 3, "max_episode_steps": None}
+    options = {**NARROW, "memory": "lstm"}
+    again = tiny(tmp_path, env=explicit, policy_options=options, rollout_steps=4, steps=2 * UPDATE)
+    assert train(again, resume=True, show=quiet)
+    assert last(tmp_path)["counters"]["updates"] == 2
+
+
+def test_a_default_that_has_changed_since_is_named(tmp_path):
+    train(tiny(tmp_path, steps=UPDATE, evaluation_episodes=0), show=quiet)
+    path = tmp_path / "checkpoints" / checkpoint.LAST
+    content = checkpoint.read(path)
+    content["resolved"]["env"]["training"]["momentum"] = 0.8
+    checkpoint.write(path, content)
+    with pytest.raises(ConfigError, match=r"began with env\.training\.momentum=0\.8 and cannot go on with 0\.9"):
+        train(tiny(tmp_path), resume=True, show=quiet)
+
+
+def test_the_configuration_tells_what_really_ran_beside_what_was_asked_for(trained):
+    asked = json.loads((trained / "config.json").read_text())
+    ran = asked.pop("resolved")
+    assert asked["env"] == ENV
+    assert ran["env"]["training"]["momentum"] == 0.9
+    assert ran["env"]["training"]["host_lr"] > 0
+    assert ran["env"]["max_epochs"] == 4 == ran["rollout_steps"]
+    assert ran["env"]["reward"]["mode"] == "shaped"
+    assert ran["env"]["blueprints"]
+    assert ran["policy_options"]["width"] == 16
+    assert ran["policy_options"]["memory"] == "lstm"
+    assert asked["ppo"]["clip"] == 0.2
+    assert checkpoint.read(trained / "checkpoints" / checkpoint.LAST)["resolved"] == ran
+
+
+def test_hosts_may_be_stacked_and_cut_short_as_the_vector_environment_lets_them(tmp_path):
+    config = tiny(tmp_path, env={**ENV, "chunk": 2, "max_episode_steps": 3}, steps=24, evaluation_interval=1)
+    train(config, show=quiet)
+    ran = json.loads((tmp_path / "config.json").read_text())["resolved"]
+    assert (ran["env"]["chunk"], ran["env"]["max_episode_steps"], ran["rollout_steps"]) == (2, 3, 3)
+    assert {len(json.loads(line)["action"]) for line in (tmp_path / "episodes.jsonl").read_text().splitlines()} == {3}
+    (row,) = rows(tmp_path)
+    assert row["episodes"] == "8.0"
+    assert math.isfinite(float(row["evaluation/objective_return"]))
 
 
 def test_there_must_be_something_to_resume(tmp_path):

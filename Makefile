@@ -3,6 +3,7 @@
 #   make test    run the tests          make test WORKERS=1 PYTEST_ARGS="-k masks"
 #   make lint    ruff and mypy
 #   make core    prove in a bare virtual environment that the core needs no extra
+#   make ray     install Ray as well and run the tests that need it, which `make test` skips
 #   make bench   measure the speed
 #   make docs    build the documentation in site/, warnings as errors
 #   make demo    train the agent for a few minutes and compare it with the baselines
@@ -19,7 +20,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # One thread per process: more make small networks slower, and results depend on their number.
 export OMP_NUM_THREADS := 1
 
-.PHONY: test lint core bench docs demo clean
+.PHONY: test lint core ray bench docs demo clean
 
 test: .venv/installed
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(PYTEST_ARGS)
@@ -36,6 +37,11 @@ core:
 	.bare/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_ARGS) .
 	.bare/bin/python -I -W error tests/core_alone.py
 	rm -rf .bare
+
+# By themselves: Ray's servers give up where other tests keep all cores busy.
+ray: .venv/installed
+	$(PIP) --editable '.[all,ray]'
+	$(BIN)/python -m pytest tests/agent/test_rollout_remote.py
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.throughput

@@ -7,12 +7,13 @@ import os
 import secrets
 import time
 import warnings
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torchrl.envs import TransformedEnv
 
@@ -26,8 +27,11 @@ from esper_env.config import ConfigError, check_number
 class RayRollouts:
     """Rollouts of Ray actors, each with a copy of the policy and a batched environment of its share of hosts.
 
-    The actors get the weights at `sync`, so call it after every update. An actor that dies or raises, or does not
-    deliver a rollout in `steps` times `step_timeout` seconds, ends all of them in a `WorkerError`.
+    The actors get the weights at `sync`, so call it after every update. An actor that dies, raises, or takes longer
+    than `step_timeout` for a step ends all of them in a `WorkerError`.
+
+    Weights travel through Ray's object store. TorchRL's own way is a process group at the address that the host's name
+    resolves to, which on many machines is one that no other can reach.
 
     Args:
         policy: an `ActorCritic`, or any policy that writes `action`.
@@ -35,8 +39,9 @@ class RayRollouts:
         steps: steps per rollout and environment.
         workers: actors, one CPU each.
         seed: host i begins with the episode of seed + i; fresh entropy when None.
-        step_timeout: seconds that a step of an actor may take, on average over a rollout.
+        step_timeout: seconds that a step of an actor may take; the time between rollouts does not count.
         ray_init: arguments of `ray.init`, such as the `address` of a cluster; a local one is started by default.
+        make_env: what an actor builds, called as `make_env(num_envs, seed=..., **options)` in its process.
         options: of the environment.
     """
 
@@ -52,6 +57,7 @@ class RayRollouts:
         seed: int | None = None,
         step_timeout: float = 600.0,
         ray_init: dict[str, Any] | None = None,
+        make_env: Callable[..., SeedTorchEnv] = SeedTorchEnv,
         **options: Any,
     ) -> None:
         check_number("workers", workers, 1, whole=True)
@@ -60,13 +66,13 @@ class RayRollouts:
             raise ConfigError(f"{num_envs} environments cannot be shared evenly by {workers} workers.")
         self._ray = _import_ray()
         self._policy, self._steps, self._workers, self._share = policy, steps, workers, num_envs // workers
-        self._seed, self._collected, self._timeout = seed, 0, step_timeout * steps
+        self._seed, self._collected, self._timeout = seed, 0, step_timeout
         self._ray_init = ray_init or {
             "include_dashboard": False,
             "log_to_driver": False,  # errors come with the results
             "num_cpus": max(workers, os.cpu_count() or 1),
         }
-        self._options = options
+        self._make_env = partial(make_env, **options)
         self.seconds = {"env": 0.0, "policy": 0.0}
         self._collector = self._start(seed)
 
@@ -75,43 +81,67 @@ class RayRollouts:
 
         own = copy.deepcopy(self._policy).cpu()
         firsts = [None if seed is None else seed + i * self._share for i in range(self._workers)]
-        with warnings.catch_warnings():
-            # It fears that weights cannot be sent to a policy made by a factory, but they can.
-            warnings.filterwarnings("ignore", "The policy is not an nn.Module")
-            return RayCollector(
-                [partial(_recorded_env, own, self._share, seed=first, **self._options) for first in firsts],
-                # Copies of one policy would all draw the same actions.
-                policy_factory=[partial(_reseeded, own, secrets.randbits(62) if f is None else f) for f in firsts],
-                trust_policy=True,
-                frames_per_batch=self._workers * self._share * self._steps,
-                total_frames=-1,
-                sync=True,
-                ray_init_config=self._ray_init,
-                remote_configs={"num_cpus": 1, "num_gpus": 0},
-                # One dict each: in one dict for all, the last worker's policy factory replaces the others.
-                collector_kwargs=[{} for _ in range(self._workers)],
-            )
+        try:
+            with warnings.catch_warnings():
+                # It fears that weights cannot be sent to a policy made by a factory, but `sync` does.
+                warnings.filterwarnings("ignore", "The policy is not an nn.Module")
+                return RayCollector(
+                    [partial(_recorded_env, own, self._make_env, self._share, first) for first in firsts],
+                    # Copies of one policy would all draw the same actions.
+                    policy_factory=[partial(_reseeded, own, secrets.randbits(62) if f is None else f) for f in firsts],
+                    trust_policy=True,
+                    # One step per call: what takes long is then seen step by step.
+                    frames_per_batch=self._workers * self._share,
+                    total_frames=-1,
+                    sync=True,
+                    ray_init_config=self._ray_init,
+                    remote_configs={"num_cpus": 1, "num_gpus": 0},
+                    # One dict each: in one dict for all, the last worker's policy factory replaces the others.
+                    # Buffers for a single step have a stride of 0, by which torch's `stack` divides.
+                    collector_kwargs=[{"use_buffers": False} for _ in range(self._workers)],
+                    weight_sync_schemes={},
+                )
+        except self._ray.exceptions.RayError as error:
+            raise WorkerError(f"The Ray workers could not start:\n{error}") from error
 
     def collect(self) -> TensorDictBase:
         """The next rollout `[envs, steps]`; `seconds` has its time as `env`, for the actors do not tell them apart."""
         begun = time.perf_counter()
-        pending = {actor.next.remote(): worker for worker, actor in enumerate(self._collector.remote_collectors)}
-        parts: dict[int, TensorDictBase] = {}
-        while pending:
-            left = self._timeout - (time.perf_counter() - begun)
-            ready, late = self._ray.wait(list(pending), num_returns=1, timeout=max(left, 0.0))
-            if not ready:
-                self._fail(f"{self._name(pending[late[0]])} did not deliver within {self._timeout:g} s.")
-            worker = pending.pop(ready[0])
-            try:
-                parts[worker] = self._ray.get(ready[0])
-            except self._ray.exceptions.RayError as error:
-                self._fail(f"{self._name(worker)} failed:\n{error}", error)
+        # All steps are asked for at once, so that no actor waits for another.
+        asked = [[actor.next.remote() for actor in self._actors] for _ in range(self._steps)]
+        steps: list[Any] = [torch.cat(self._answers(calls)) for calls in asked]
         self.seconds["env"] = time.perf_counter() - begun
         self._collected += 1
-        return torch.cat([parts[worker].exclude("info", "collector") for worker in range(self._workers)])
+        rollout: TensorDictBase = torch.cat(steps, -1)
+        return rollout.exclude("info", "collector")
 
-    def _fail(self, reason: str, cause: BaseException | None = None) -> None:
+    @property
+    def _actors(self) -> list[Any]:
+        actors: list[Any] = self._collector.remote_collectors
+        if not actors:
+            raise WorkerError("The workers have been stopped; make new rollouts.")
+        return actors
+
+    def _answers(self, calls: list[Any]) -> list[Any]:
+        """What the actors answer, one call each; the first that fails, or all that are late, end the rollouts."""
+        deadline = time.monotonic() + self._timeout
+        pending = {call: worker for worker, call in enumerate(calls)}
+        answers: dict[int, Any] = {}
+        while pending:
+            ready, late = self._ray.wait(list(pending), timeout=max(deadline - time.monotonic(), 0.0))
+            if not ready:
+                self._fail(
+                    f"{' and '.join(self._name(pending[call]) for call in late)} did not answer within step_timeout = "
+                    f"{self._timeout:g} s. Raise it if a step may take so long."
+                )
+            worker = pending.pop(ready[0])
+            try:
+                answers[worker] = self._ray.get(ready[0])
+            except self._ray.exceptions.RayError as error:
+                self._fail(f"{self._name(worker)} {_what_happened(self._ray, error)}", error)
+        return [answers[worker] for worker in range(len(calls))]
+
+    def _fail(self, reason: str, cause: BaseException | None = None) -> NoReturn:
         self.close()
         raise WorkerError(reason) from cause
 
@@ -121,7 +151,9 @@ class RayRollouts:
 
     def sync(self) -> None:
         """Send the policy's weights to the actors."""
-        self._collector.update_policy_weights_(TensorDict.from_module(self._policy).data.cpu())
+        actors = self._actors
+        weights = self._ray.put({name: tensor.cpu() for name, tensor in self._policy.state_dict().items()})
+        self._answers([actor.cascade_execute.remote("policy.load_state_dict", weights) for actor in actors])
 
     def state_dict(self) -> dict[str, Any]:
         """How far we are; hosts and draws are with the actors."""
@@ -144,8 +176,10 @@ class RayRollouts:
         self._collector.shutdown()
 
 
-def _recorded_env(policy: TensorDictModuleBase, num_envs: int, **options: Any) -> TransformedEnv:
-    return recording(SeedTorchEnv(num_envs, **options), policy)
+def _recorded_env(
+    policy: TensorDictModuleBase, make_env: Callable[..., SeedTorchEnv], num_envs: int, seed: int | None
+) -> TransformedEnv:
+    return recording(make_env(num_envs, seed=seed), policy)
 
 
 def _reseeded(policy: TensorDictModuleBase, seed: int) -> TensorDictModuleBase:
@@ -153,6 +187,11 @@ def _reseeded(policy: TensorDictModuleBase, seed: int) -> TensorDictModuleBase:
     if getattr(own, "generator", None) is not None:
         own.generator = torch.Generator().manual_seed(seed)
     return own
+
+
+def _what_happened(ray: Any, error: Exception) -> str:
+    """Ray's account of it: the cause of a death with process and machine, or the traceback of an error."""
+    return f"{'died' if isinstance(error, ray.exceptions.RayActorError) else 'raised an error'}:\n{error}"
 
 
 def _import_ray() -> Any:

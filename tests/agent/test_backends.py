@@ -126,32 +126,3 @@ def test_episodes_that_begin_anew_have_seeds_of_their_own():
     assert len({seed_after(3, rollouts) for rollouts in range(20)}) == 20
     assert seed_after(3, 5) != seed_after(4, 5)
     assert seed_after(None, 5) is None
-
-
-def test_ray_that_is_not_installed_is_named_with_its_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ImportError, match=r"esper\[ray\]"):
-        make_rollouts("ray", small_policy(), num_envs=4, steps=2, env_options=BRIEF)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("default")
-def test_ray_actors_act_with_fresh_weights_and_draws_of_their_own():
-    ray = pytest.importorskip("ray")
-    policy = small_policy()
-    rollouts = make_rollouts("ray", policy, num_envs=4, steps=6, seed=3, env_options=BRIEF, workers=2)
-    try:
-        first = rollouts.collect()
-        assert first.shape == (4, 6)
-        assert not torch.equal(first["action"][:2], first["action"][2:])
-        with torch.no_grad():
-            for weights in policy.parameters():
-                weights.mul_(1.5)
-        rollouts.sync()
-        rollout = rollouts.collect()
-        torch.testing.assert_close(policy.unroll(rollout).state_value, rollout["state_value"], atol=1e-4, rtol=1e-4)
-        ray.kill(rollouts._collector.remote_collectors[1])
-        with pytest.raises(WorkerError, match=r"Ray worker 1 \(hosts 2 to 3\)"):
-            rollouts.collect()
-    finally:
-        ray.shutdown()

@@ -46,7 +46,7 @@ class Train:
         if not finished:
             print(f"Interrupted. Go on with: esper train --run {run} --resume")
             return INTERRUPTED
-        print(f"Trained: {run}. Look at it with: esper report {run}")
+        print(f"Trained: {run}/report.html shows how. To evaluate it as well: esper report {run}")
         return 0
 
 
@@ -104,7 +104,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Report:
-    """Evaluate a run beside the baselines and draw everything into one page, report.html."""
+    """Evaluate a run beside the baselines and add what they reach to its page, report.html."""
 
     run: tyro.conf.Positional[Path]
     """Folder of the run."""

@@ -58,9 +58,14 @@ def write_report(
     rows = evaluate_run(run, config.env_options, held_out_seeds(episodes), which=which, threads=threads)
     rows += evaluate_baselines(config, episodes, threads=threads) if baselines is None else baselines
     write_csv(run / "evaluation.csv", rows)
+    return table(summarise(rows)), write_page(run, config, rows, which)
+
+
+def write_page(run: Path, config: TrainConfig, rows: Sequence[Episode] = (), which: str = "last") -> Path:
+    """Draw the page of a run from its files and from `rows`, the evaluation if there was one."""
     page = run / "report.html"
     page.write_text(render(run, config, rows, which))
-    return table(summarise(rows)), page
+    return page
 
 
 def render(run: Path, config: TrainConfig, rows: Sequence[Episode], which: str) -> str:
@@ -73,13 +78,16 @@ def render(run: Path, config: TrainConfig, rows: Sequence[Episode], which: str) 
         facts=escape(
             f"{run} · seed {config.seed} · {updates[-1]['steps']:,.0f} environment steps in {len(updates):,} updates"
         ),
-        results=_results(rows, results, config.policy),
+        results=_results(rows, results, config.policy) if rows else "",
         results_note=escape(
             f"Mean and 95 % bootstrap interval over the same {len(rows) // len(results)} held-out episodes for all; "
             f"{config.policy} is the {which} checkpoint and acts by the mode. The lead is taken episode by episode."
+            if rows
+            else f"Not evaluated yet: esper report {run} plays held-out episodes with it and with the baselines."
         ),
         colours=COLOURS,
         curve=curve([updates], results, config.policy),
+        curve_note=HELD_OUT if rows else "",
         ops=_then_and_now(updates, "op/", "share of steps", percent=True),
         fates=_fates(accounts),
         fates_note=f"Seeds planted in the last {len(accounts):,} training episodes, actions drawn rather than chosen.",
@@ -315,6 +323,8 @@ COLOURS = """:root {
 }
 """
 
+HELD_OUT = "Dots with 95 % intervals, and dashed lines: trained policy and baselines on held-out seeds."
+
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -349,7 +359,7 @@ li {{ font-size: .9rem; }}
 <h2>How it learned</h2>
 {curve}
 <p>Line: mean objective return of the episodes that ended in each update, on training seeds with actions drawn.
-Dots with 95 % intervals, and dashed lines: trained policy and baselines on held-out seeds.</p>
+{curve_note}</p>
 <h2>What it does</h2>
 {ops}
 <h2>What it plants, and what becomes of it</h2>

@@ -224,6 +224,13 @@ class Training:
         if anyway or is_best or self.updates % self.config.checkpoint_interval == 0:
             self.checkpoints.save(self.state_dict(), self.steps, best=is_best)
 
+    def report(self) -> None:
+        """Draw what the run's files tell, once an episode has ended; without an evaluation, for that takes minutes."""
+        from esper_agent.report import write_page
+
+        if self.episodes_file.path.stat().st_size:
+            write_page(self.folder, self.config)
+
     def close(self) -> None:
         """Stop the threads or processes of the environments."""
         self.rollouts.close()
@@ -259,6 +266,7 @@ def train(
         training.open(resume=resume)
         with interruptible() as interrupted, closing(Services(config.loggers, training.folder)) as services:
             stop = training.finished
+            begun = training.updates
             while not stop:
                 metrics = training.update()
                 stop = training.finished or interrupted.is_set() or time.monotonic() > deadline
@@ -266,6 +274,8 @@ def train(
                 services.send(metrics, training.steps)
                 training.keep(metrics, anyway=stop)
                 show(metrics, config)
+            if training.updates > begun:
+                training.report()
             return training.finished or not interrupted.is_set()
 
 

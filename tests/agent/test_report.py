@@ -66,6 +66,32 @@ def test_the_page_shows_the_trained_policy_beside_every_baseline(page):
         assert f"<td>{op.name}</td>" in text
 
 
+def test_a_training_leaves_a_page_that_says_how_to_evaluate_it(tmp_path):
+    train(tiny(tmp_path / "run"), show=quiet)
+    text = (tmp_path / "run" / "report.html").read_text()
+    tags = Tags()
+    tags.feed(text)
+    assert tags.open == []
+    assert f"esper report {tmp_path / 'run'}" in text
+    assert "Dots" not in text
+    drawing = ElementTree.fromstring(re.search(r"<svg.*?</svg>", text, re.S)[0])
+    assert len(drawing.find("polyline").get("points").split()) == 3
+    assert not (tmp_path / "run" / "evaluation.csv").exists()
+
+
+def test_a_training_without_a_whole_episode_has_nothing_to_draw_but_can_be_evaluated(tmp_path):
+    train(tiny(tmp_path, rollout_steps=2, steps=16), show=quiet)
+    assert not (tmp_path / "report.html").exists()
+    _, page = write_report(tmp_path, 2)
+    assert "<b>lstm</b>" in page.read_text()
+
+
+def test_resuming_a_finished_run_keeps_the_page_with_its_evaluation(page):
+    before = page[2].read_text()
+    train(tiny(page[0], steps=6 * UPDATE), resume=True, show=quiet)
+    assert page[2].read_text() == before
+
+
 def test_the_curve_is_the_return_of_every_update(page):
     rows = read_metrics(page[0] / "metrics.csv")
     drawing = ElementTree.fromstring(re.search(r"<svg.*?</svg>", page[2].read_text(), re.S)[0])

@@ -195,6 +195,7 @@ def test_ctrl_c_finishes_the_update_saves_and_exits_130_and_resume_goes_on(tmp_p
     assert "--resume" in said
     steps = last(tmp_path / "run")["counters"]["steps"]
     assert steps == float(rows(tmp_path / "run")[-1]["steps"]) >= UPDATE
+    assert (tmp_path / "run" / "report.html").exists()
 
     process = esper("train", "--run", str(tmp_path / "run"), "--resume", "--steps", str(steps + UPDATE))
     assert ended(process) == 0

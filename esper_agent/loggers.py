@@ -151,22 +151,20 @@ class Services:
     """Loggers of other packages, found by name; a resumed run continues in the same folder."""
 
     def __init__(self, names: Iterable[str], folder: Path) -> None:
-        self._loggers = [_service(name, folder) for name in names]
+        self._loggers = {name: _service(name, folder) for name in names}
 
     def send(self, metrics: Mapping[str, float], steps: int) -> None:
-        """Log what is a number, at a number of environment steps."""
-        for logger in self._loggers:
-            for name, value in metrics.items():
-                if not math.isnan(value):
-                    logger.log_scalar(name, value, step=steps)
+        """Log what is a number, at a number of environment steps, as one row."""
+        known = {name: value for name, value in metrics.items() if not math.isnan(value)}
+        for logger in self._loggers.values():
+            logger.log_metrics(known, step=steps)
 
     def close(self) -> None:
         """Write out what is still in memory."""
-        for logger in self._loggers:
-            for end in ("finish", "close"):
-                if hasattr(logger.experiment, end):
-                    getattr(logger.experiment, end)()
-                    break
+        for name, logger in self._loggers.items():
+            logger.close()
+            if name == "mlflow":  # TorchRL leaves its run open, beside which no other could begin
+                import_module(name).end_run()
 
 
 def _service(name: str, folder: Path) -> Any:

@@ -113,6 +113,40 @@ def test_tensorboard_gets_every_number(tmp_path):
     assert [(event.step, event.value) for event in events.Scalars("loss/total")] == [(32, 0.5), (64, 0.25)]
 
 
+def test_wandb_gets_every_number_and_one_row_per_update(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="needs a package that no extra brings: pip install wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    for _ in range(2):  # a resumed run begins another one beside it
+        services = Services(["wandb"], tmp_path)
+        services.send({"loss/total": 0.5, "updates": 1.0, "nothing": math.nan}, 32)
+        services.send({"loss/total": 0.25, "updates": 2.0}, 64)
+        summary = dict(services._loggers["wandb"].experiment.summary)
+        services.close()
+        assert (summary["loss/total"], summary["updates"], summary["loss/step"]) == (0.25, 2.0, 64)
+        assert summary["_step"] == 1
+        assert "nothing" not in summary
+    assert len(list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))) == 2
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_gets_every_number_and_lets_another_run_begin(tmp_path):
+    mlflow = pytest.importorskip("mlflow", "3", reason="needs a package that no extra brings: pip install 'mlflow>=3'")
+    for _ in range(2):
+        services = Services(["mlflow"], tmp_path)
+        services.send({"loss/total": 0.5, "nothing": math.nan}, 32)
+        services.send({"loss/total": 0.25}, 64)
+        services.close()
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(tmp_path.name)
+    runs = client.search_runs([experiment.experiment_id])
+    assert [run.info.status for run in runs] == ["FINISHED"] * 2
+    for run in runs:
+        history = client.get_metric_history(run.info.run_id, "loss/total")
+        assert [(metric.step, metric.value) for metric in history] == [(32, 0.5), (64, 0.25)]
+        assert set(run.data.metrics) == {"loss/total"}
+
+
 @pytest.mark.parametrize("name", ["wandb", "mlflow", "tensorboard"])
 def test_a_missing_package_is_named(tmp_path, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)

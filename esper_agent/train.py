@@ -101,8 +101,11 @@ class TrainConfig(Options):
         return {"task": self.task, **self.env}
 
 
-FIXED = ("policy", "ppo", "num_envs", "seed", "backend", "threads")
-"""What a resumed run cannot change, nor anything in `resolved`: the rest of it would not follow from its beginning."""
+FIXED = ("task", "env", "policy", "policy_options", "ppo", "num_envs", "rollout_steps", "seed", "backend", "threads")
+"""What a resumed run cannot change: the rest of it would no longer follow from its beginning."""
+
+RESOLVED = ("task", "env", "policy_options", "rollout_steps")
+"""Those of them that are compared by what they amount to, as `resolve` tells it, rather than by their spelling."""
 
 
 class Training:
@@ -173,8 +176,9 @@ class Training:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
-        ours = {name: asdict(self.config)[name] for name in FIXED} | self.resolved
-        theirs = {name: state["config"][name] for name in FIXED} | state.get("resolved", self.resolved)
+        given, asked = [name for name in FIXED if name not in RESOLVED], asdict(self.config)
+        ours = {name: asked[name] for name in given} | self.resolved
+        theirs = {name: state["config"][name] for name in given} | state.get("resolved", self.resolved)
         for name, was, now in differences(theirs, ours):
             raise ConfigError(f"The run began with {name}={was!r} and cannot go on with {now!r}: choose another --run.")
         self.policy.load_state_dict(state["policy"])

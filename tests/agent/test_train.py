@@ -15,6 +15,7 @@ from esper_agent import checkpoint, cli
 from esper_agent.config import PPOConfig
 from esper_agent.learning import ppo
 from esper_agent.loggers import read_metrics
+from esper_agent.report import write_report
 from esper_agent.train import (
     HOST_SEEDS,
     SELECTION_SEED,
@@ -157,6 +158,21 @@ def test_a_run_resumed_in_another_process_equals_one_in_one_go_bit_for_bit(tmp_p
         assert (tmp_path / name / "episodes.jsonl").read_text()
     assert (tmp_path / "one_go" / "episodes.jsonl").read_text() == (tmp_path / "resumed" / "episodes.jsonl").read_text()
     assert load_config(tmp_path / "resumed").steps == 6 * update
+
+
+@pytest.mark.parametrize("baseline", ["factored", "q_op", "state"])
+def test_every_baseline_trains_resumes_and_is_reported(tmp_path, baseline):
+    ppo = PPOConfig(baseline=baseline)
+    train(tiny(tmp_path / "one_go", steps=4 * UPDATE, ppo=ppo), show=quiet)
+    for steps, resume in ((2 * UPDATE, False), (4 * UPDATE, True)):
+        train(tiny(tmp_path / "resumed", steps=steps, ppo=ppo), resume=resume, show=quiet)
+    for part in ("policy", "ppo", "rollouts"):
+        assert same(last(tmp_path / "one_go")[part], last(tmp_path / "resumed")[part])
+    ran = json.loads((tmp_path / "resumed" / "config.json").read_text())["resolved"]
+    assert ran["policy_options"]["critic"] == ("state" if baseline == "state" else "op")
+    table, page = write_report(tmp_path / "resumed", 2)
+    assert "lstm" in table
+    assert page.exists()
 
 
 def test_the_comparison_sees_a_single_bit(trained):

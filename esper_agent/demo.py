@@ -40,7 +40,8 @@ def demo(
     baselines = evaluate_baselines(config, episodes, threads=threads)
     # The trained policy needs about as long as the slowest of them, which takes up to half of their time.
     budget = max(0.0, 60 * minutes - 1.5 * (time.monotonic() - begun))
-    print(f"Training the default agent on digits for {budget / 60:.1f} minutes, in {run}.", flush=True)
+    long = f"{budget / 60:.1f} minutes" if budget else "one update, for which alone there is time (give more --minutes)"
+    print(f"Training the default agent on digits for {long}, in {run}.", flush=True)
     if not train(config, show=show, budget=budget):
         print(f"Interrupted. Go on with: esper train --run {run} --resume")
         return False

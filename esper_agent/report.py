@@ -76,7 +76,7 @@ def render(run: Path, config: TrainConfig, rows: Sequence[Episode], which: str) 
     return PAGE.format(
         title=escape(f"{config.policy} on {config.task}"),
         facts=escape(
-            f"{run} · seed {config.seed} · {updates[-1]['steps']:,.0f} environment steps in {len(updates):,} updates"
+            f"{run} · seed {config.seed} · {updates[-1]['steps']:,.0f} environment steps, updates: {len(updates):,}"
         ),
         results=_results(rows, results, config.policy) if rows else "",
         results_note=escape(
@@ -250,7 +250,9 @@ def curve(runs: Sequence[Sequence[Metrics]], results: Mapping[str, Mapping[str, 
         path = " ".join(f"{frame.x(steps):.1f},{frame.y(value):.1f}" for steps, value in line)
         shapes.append(f'<polyline points="{path}" fill="none" stroke="var(--trained)" stroke-width="{width}"/>')
     shapes += _labels(frame, held_out, trained)
-    described = f"Objective return over {frame.steps:,.0f} environment steps beside the baselines"
+    described = (
+        f"Objective return over {frame.steps:,.0f} environment steps{' beside the baselines' if held_out else ''}"
+    )
     return (
         f'<svg viewBox="0 0 {frame.width} {frame.height}" role="img" aria-label="{described}">{"".join(shapes)}</svg>'
     )

@@ -167,6 +167,8 @@ def test_a_demo_replaces_an_earlier_run_but_nothing_else(tmp_path, capsys):
 def test_a_demo_ends_with_the_table_and_the_page(tmp_path, capsys):
     for _ in range(2):
         assert demo(tmp_path / "demo", minutes=0.0, episodes=2, threads=1, show=quiet)
-    *_, line = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr().out
+    assert "for one update, for which alone there is time (give more --minutes)" in said
+    *_, line = said.splitlines()
     assert line.endswith(str(tmp_path / "demo" / "report.html"))
     assert (tmp_path / "demo" / "report.html").exists()

@@ -103,6 +103,45 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Play:
+    """Play an episode yourself: see the network, choose what is done with it, and learn what that was worth.
+
+    For example: esper play --advice heuristic
+    """
+
+    task: str = "digits"
+    """Task to play."""
+    env: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of the environment."""
+    seed: int | None = None
+    """Seed of the episode; another one every time when None."""
+    advice: str | None = None
+    """What to be told in every step: how a policy such as heuristic, or that of a run given by its folder, would act.
+    A trained policy also tells the probability of every op and the return it expects from it."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Which checkpoint of the run that advises."""
+    save: Path | None = None
+    """File to append the finished episode to, in the format of a run's episodes.jsonl."""
+
+    def __call__(self) -> int:
+        """Play, and say how to play the same episode again."""
+        import random
+
+        from esper_agent.play import Game, play
+
+        if "task" in self.env:
+            raise ConfigError("Give task as an argument of its own, not inside env.")
+        seed = random.randrange(10_000) if self.seed is None else self.seed
+        check_number("seed", seed, 0, whole=True)
+        game = Game({"task": self.task, **self.env}, seed=seed, advice=self.advice, which=self.checkpoint)
+        try:
+            play(game, self.save)
+        finally:
+            print(f"Play the same episode again with --seed {seed}.")
+        return 0
+
+
+@dataclass(frozen=True)
 class Report:
     """Evaluate a run beside the baselines and add what they reach to its page, report.html."""
 
@@ -182,6 +221,7 @@ class Demo:
 
 COMMANDS = {
     "evaluate": Evaluate,
+    "play": Play,
     "report": Report,
     "list": List,
     "doctor": Doctor,

@@ -1,0 +1,238 @@
+import io
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from esper_agent import cli
+from esper_agent.play_advice import find_adviser
+from esper_agent.play_menu import Menu, RefusalError
+from esper_agent.spec import EnvSpec
+from esper_env.actions import CAUSAL_HEADS, HEAD_INDEX, HEAD_NAMES, Op, action_heads
+from esper_env.config import ConfigError
+from esper_env.testing import waiting_twin
+from tests.agent.test_train import ENV, ended, esper, flags, tiny
+from tests.conftest import BRIEF, HASTY
+
+OPTIONS = {"max_epochs": 12, "training": BRIEF, "lifecycle": HASTY}
+WHOLE = ("g 1 norm linear_m", "a", "a", "3", "s 1 fast", "2", "", "", "f", "20", "20")
+"""A seed from its planting to the end of the episode; what is no longer legal is refused."""
+
+
+@pytest.fixture
+def says(monkeypatch, capsys):
+    """Runs `esper play` with lines on its standard input; exit code, stdout and stderr."""
+
+    def run(*lines, words=(), options=OPTIONS):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+        code = cli.run(["play", "--seed", "3", "--env", json.dumps(options), *words])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "r"
+    assert ended(esper("train", *flags(tiny(folder)))) == 0
+    return folder
+
+
+def states(steps=40):
+    """Menus of random play, and the environments they are of."""
+    env = gym.make("esper_env:Esper-Seed-v0", **OPTIONS | {"max_epochs": steps})
+    env.action_space.seed(0)
+    observation, info = env.reset(seed=0)
+    for _ in range(steps - 1):
+        yield env, Menu(observation, 3)
+        observation, *_, info = env.step(env.action_space.sample(mask=info["action_mask"]))
+
+
+def test_every_op_of_a_menu_is_carried_out_with_nothing_but_its_letter():
+    tried = set()
+    for env, menu in states():
+        for op in menu.legal:
+            vector = menu.action(op.name[0].lower())
+            *_, info = env.unwrapped.fork().step(np.array(vector))
+            assert info["action_executed"]
+            assert vector[HEAD_INDEX["op"]] == op
+            tried.add(op)
+    assert tried == set(Op)
+
+
+def test_every_choice_that_is_shown_can_be_said_and_is_what_is_done():
+    for _, menu in states(20):
+        for op, slots in menu.legal.items():
+            for head in CAUSAL_HEADS[op]:
+                assert menu.default(op, head, slots[0]) in menu.choices(op, head)
+                for choice in menu.choices(op, head):
+                    vector = menu.action(f"{op.name.lower()} {choice.lower()}")
+                    told = {h.name: h.choices[i] for h, i in zip(action_heads(), vector, strict=True)}
+                    assert told[head] == choice
+                    others = [name for name in HEAD_NAMES if name not in (*CAUSAL_HEADS[op], "op")]
+                    assert all(vector[HEAD_INDEX[n]] == menu.heads[n].canonical for n in others)
+
+
+def test_words_may_come_in_any_order_and_be_shortened():
+    menu = next(states())[1]
+    assert menu.action("g 2 norm slow half gated") == menu.action("germinate half slow gate norm 2")
+    assert menu.action("") == menu.action("wait")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("dance", "'dance' is nothing to do here. Say wait, germinate, a number, ? or q."),
+        ("prune", "PRUNE is legal on no slot now"),
+        ("g 7", "GERMINATE is legal on slot 0, 1 or 2, not on 7."),
+        ("g conv", "'conv' could be conv_light, conv_small or conv_heavy"),
+        ("g mlp", "'mlp' is no choice of GERMINATE now"),
+        ("g 1 2", "'2' is a second slot beside 1"),
+        ("wait 3", "To wait longer, say a number."),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_a_line_that_says_why(line, said):
+    menu = next(states())[1]
+    with pytest.raises(RefusalError) as refusal:
+        menu.action(line)
+    assert said in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_seed_keeps_its_way_of_blending_unless_told_otherwise(says):
+    _, out, _ = says("g norm linear_multiply", "a", "a", "9", "?", "q")
+    told = " ".join(out.split())
+    assert "SET_ALPHA_TARGET slot [0] style linear_add [linear_multiply] sigmoid_add gated_gate" in told
+
+
+def test_an_episode_is_played_shown_and_weighed(says):
+    code, out, err = says(*WHOLE)
+    assert (code, err) == (0, "")
+    assert "You grow this network" in out
+    for line in ("plant norm in slot 1", "slot 1 is TRAINING", "slot 1 is FOSSILIZED", "with shaping", "op_cost"):
+        assert line in out
+    twin = waiting_twin(seed=3, **OPTIONS)
+    assert f"Had you only waited: {twin.objective_return:.2f}, and {twin.test_accuracy:.1f} %." in out
+    assert out.endswith("--seed 3.\n")
+
+
+def test_a_number_waits_until_there_is_news(says):
+    _, out, _ = says("g 0", "a", "9", "q")
+    assert "Left at epoch 3 of 12." in out  # ADVANCE has become legal after one epoch
+    _, out, _ = says("9", "0", "q")
+    assert "Left at epoch 9 of 12." in out
+    assert "Wait at least 1 epoch." in out
+
+
+def test_wrong_input_is_answered_in_a_line_and_asked_again(says):
+    code, out, _ = says("dance", "g 7", "g", "q")
+    assert code == 0
+    assert "> 'dance' is nothing" in out
+    assert "Left at epoch 1 of 12." in out
+
+
+@pytest.mark.parametrize("lines", [(), ("",), ("", "q"), ("", "QUIT")])
+def test_the_end_of_the_input_and_q_leave_cleanly(says, lines):
+    code, out, err = says(*lines)
+    assert (code, err) == (0, "")
+    assert "Left at epoch" in out
+
+
+def test_an_episode_is_saved_as_training_saves_it(says, trained, tmp_path):
+    file = tmp_path / "new" / "mine.jsonl"
+    for _ in range(2):
+        assert f"Saved in {file}." in says(*WHOLE, words=("--save", str(file)))[1]
+    first, second = (json.loads(line) for line in file.read_text().splitlines())
+    theirs = json.loads((trained / "episodes.jsonl").read_text().splitlines()[0])
+    assert first == second
+    assert first.keys() == theirs.keys()
+    assert first["reward_terms"].keys() == theirs["reward_terms"].keys()
+    for name, column in theirs.items():
+        if isinstance(column, list):
+            assert len(first[name]) == OPTIONS["max_epochs"]
+            assert np.shape(first[name][0]) == np.shape(column[0])
+    env = gym.make("esper_env:Esper-Seed-v0", **OPTIONS)
+    env.reset(seed=3)
+    told = [env.step(np.array(action))[4] for action in first["action"]]
+    assert [info["action_executed"] for info in told] == first["executed"]
+    assert [info["stage"].tolist() for info in told] == first["stage"]
+    assert [info["val_accuracy"] for info in told] == pytest.approx(first["val_accuracy"], abs=1e-4)
+    assert sum(info["objective_reward"] for info in told) == pytest.approx(first["objective_return"])
+
+
+def test_what_was_left_early_is_not_saved(says, tmp_path):
+    says("g", "q", words=("--save", str(tmp_path / "mine.jsonl")))
+    assert not (tmp_path / "mine.jsonl").exists()
+
+
+def test_a_baseline_advises(says):
+    _, out, _ = says("", "q", words=("--advice", "schedule"))
+    assert "advice    schedule would GERMINATE: plant conv_light in slot 0" in out
+
+
+def test_a_trained_policy_gives_its_reasons_and_remembers(says, trained):
+    _, out, _ = says("3", "q", words=("--advice", str(trained)), options=ENV)
+    reasons = [line for line in out.splitlines() if "% Q " in line]
+    assert len(reasons) == 2
+    for line in reasons:
+        assert sum(int(share) for share in line.replace("%", " ").split() if share.isdigit()) in range(98, 103)
+    env = gym.make("esper_env:Esper-Seed-v0", **ENV)
+    adviser = find_adviser(str(trained), env)
+    observation, _ = env.reset(seed=3)
+    first = adviser.advise(observation)
+    assert adviser.advise(observation) != first
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--advice", "heuristics"), "Did you mean 'heuristic'"),
+        (("--advice", "lstm"), "'lstm' has learned nothing yet"),
+        (("--task", "digit"), "Did you mean 'digits'"),
+        (("--seed", "-1"), "seed must be at least 0"),
+        (("--env", '{"task": "shapes"}'), "Give task as an argument of its own"),
+    ],
+)
+def test_bad_usage_of_play_exits_2_and_says_why(capsys, words, said):
+    assert cli.run(["play", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_policy_for_other_sizes_is_refused(trained):
+    with pytest.raises(ConfigError, match="this environment is EnvSpec"):
+        find_adviser(str(trained), EnvSpec(5, 13, 170))
+
+
+def test_a_terminal_sees_one_frame_at_a_time_and_ctrl_c_ends_it():
+    terminal, ours = pty.openpty()
+    words = [sys.executable, "-m", "esper_agent", "play", "--seed", "3", "--env", json.dumps(OPTIONS)]
+    process = subprocess.Popen(words, stdin=ours, stdout=ours, stderr=subprocess.PIPE, text=True)
+    os.close(ours)
+    shown = _until(terminal, b"> ")
+    os.write(terminal, b"g\n")
+    shown += _until(terminal, b"> ")
+    process.send_signal(signal.SIGINT)
+    shown += _until(terminal, b"--seed 3.")
+    assert process.wait(60) == cli.INTERRUPTED
+    assert process.stderr.read() == "Interrupted.\n"
+    process.stderr.close()
+    os.close(terminal)
+    assert shown.count(b"\x1b[H\x1b[2J") == 2
+    assert b"Traceback" not in shown
+
+
+def _until(terminal, end, seconds=120):
+    """What a terminal shows until it shows `end`."""
+    shown, deadline = b"", time.monotonic() + seconds
+    while not shown.endswith(end) and end not in shown[-40:]:
+        assert time.monotonic() < deadline, shown
+        shown += os.read(terminal, 4096)
+    return shown

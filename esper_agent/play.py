@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,8 @@ def play(game: Game, save: Path | None = None) -> bool:
     Returns:
         Has it been played to its end?
     """
+    with suppress(ImportError):  # not on every system
+        import readline  # noqa: F401 - lines can be edited and called back
     with single_thread():
         game.show()
         while not game.over:

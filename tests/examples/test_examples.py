@@ -15,8 +15,8 @@ README = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
 
 BESIDE_IMPORTS = {"record_video": ("moviepy", "PIL"), "minari_dataset": ("h5py",)}
 """Packages that an example needs but does not import itself."""
-WARNING = {name: ("ignore::DeprecationWarning",) for name in ("torchrl_collector", "ray_cluster")}
-"""torchrl 0.14 deprecates classes of its own while its collectors are imported."""
+WARNING = {"torchrl_collector": "ignore::DeprecationWarning", "ray_cluster": "ignore::DeprecationWarning"}
+"""What a library warns of: torchrl 0.14 deprecates classes of its own while its collectors are imported."""
 
 
 def missing(name):
@@ -41,7 +41,7 @@ def test_an_example_runs_without_warnings(name, tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    filters = [word for kind in ("error", *WARNING.get(name, ())) for word in ("-W", kind)]
+    filters = ["-W", "error", *(["-W", WARNING[name]] if name in WARNING else [])]
     done = subprocess.run(
         [sys.executable, *filters, EXAMPLES[name], "--smoke"], cwd=tmp_path, text=True, capture_output=True, timeout=900
     )

@@ -49,19 +49,12 @@ class MaskedModule(TorchRLModule, ValueFunctionAPI):
         return self.critic(self._inputs(batch)).squeeze(-1)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--iterations", type=int, default=50, help="updates to train for")
-    parser.add_argument("--runners", type=int, default=2, help="processes that play; 0 plays in this one")
-    parser.add_argument("--smoke", action="store_true", help="two small updates in this process, to see that it runs")
-    args = parser.parse_args()
-    rollout = 40 if args.smoke else 800
-
-    ray.init(include_dashboard=False, log_to_driver=False)
-    config = (
+def configure(options, runners, rollout):
+    """PPO on the environment with these options."""
+    return (
         PPOConfig()
-        .environment("esper_env:Esper-Seed-v0", env_config=SMALL if args.smoke else {})
-        .env_runners(num_env_runners=0 if args.smoke else args.runners, num_envs_per_env_runner=1)
+        .environment("esper_env:Esper-Seed-v0", env_config=options)
+        .env_runners(num_env_runners=runners, num_envs_per_env_runner=1)
         .rl_module(rl_module_spec=RLModuleSpec(module_class=MaskedModule, model_config={"width": 128}))
         .training(
             train_batch_size_per_learner=rollout,
@@ -73,6 +66,17 @@ def main():
         )
         .debugging(seed=1)
     )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--iterations", type=int, default=50, help="updates to train for")
+    parser.add_argument("--runners", type=int, default=2, help="processes that play; 0 plays in this one")
+    parser.add_argument("--smoke", action="store_true", help="two small updates in this process, to see that it runs")
+    args = parser.parse_args()
+
+    ray.init(include_dashboard=False, log_to_driver=False)
+    config = configure(SMALL, 0, 40) if args.smoke else configure({}, args.runners, 800)
     algorithm = config.build_algo()
     for _ in range(2 if args.smoke else args.iterations):
         runners = algorithm.train()["env_runners"]

@@ -3,7 +3,7 @@
     pip install "esper[compat]"
     python examples/maskable_ppo_simple.py
 
-`maskable_ppo.py` trains several times as fast on a stack of hosts.
+`maskable_ppo.py` does the same on a stack of hosts, where a step costs less.
 """
 
 import argparse

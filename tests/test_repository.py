@@ -32,7 +32,7 @@ ARRAYS_ONLY = {
     )
 }
 SHELLS = {f"esper_env.{name}" for name in ("env", "registration", "sb3", "spaces", "testing", "vector_env", "wrappers")}
-CONTRACT_EXTRAS = {"agent", "render", "compat", "ray", "bench", "docs", "dev", "all"}
+CONTRACT_EXTRAS = {"agent", "render", "compat", "ray", "bench", "docs", "examples", "dev", "all"}
 PENDING = {"bench"}
 """Extras that nothing needs yet."""
 LONGEST = 450

@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from esper_env import Task, register_task
-from esper_env.network.hosts import CnnHost
+from esper_env.network.cnn import CnnHost
 from esper_env.tasks.data import Dataset, Split
 from esper_env.testing import check_seed_env
 

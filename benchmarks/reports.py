@@ -20,17 +20,16 @@ def write_json(path: Path, benchmark: str, settings: Mapping[str, Any], rows: Se
     report = {
         "benchmark": benchmark,
         "settings": dict(settings),
-        "machine": {
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
+        "machine": machine() | {"torch": torch.__version__, "numpy": np.__version__},
         "rows": [dict(row) for row in rows],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+
+
+def machine() -> dict[str, Any]:
+    """What results may depend on besides versions of packages."""
+    return {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version()}
 
 
 def _processor() -> str:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 import collections.abc
+import importlib
 import json
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_origin
 
@@ -230,6 +231,35 @@ COMMANDS = {
 """Commands by name, besides `train`, whose flags may start from a run that is continued."""
 
 
+def _bench(args: Sequence[str]) -> Any:
+    """The command `bench`: what it holds is part of the repository, not of the package, and read when it is asked for.
+
+    Without it the command is still listed, and says where to find it.
+    """
+    if args[:1] == ["bench"]:
+        try:
+            commands = importlib.import_module("benchmarks.suite.commands").Command
+        except ModuleNotFoundError as error:
+            if error.name is None or not "benchmarks.suite.commands".startswith(error.name):
+                raise
+            raise ConfigError(
+                "The benchmark suite is part of the repository: run esper bench with a checkout of it, installed by "
+                "pip install --editable '.[bench]'."
+            ) from error
+    else:
+        commands = Literal["run", "tune", "report", "validate", "status"]
+    what = Annotated[commands, tyro.conf.arg(name=""), tyro.conf.OmitSubcommandPrefixes]
+    return make_dataclass("Bench", [("what", what)], frozen=True, namespace={"__doc__": BENCH, "__call__": _called})
+
+
+BENCH = "Run the benchmark suite: compare agents by the protocol, report, and validate what others hand in."
+
+
+def _called(bench: Any) -> int:
+    code: int = bench.what()
+    return code
+
+
 def run(args: Sequence[str]) -> int:
     """Run a command; the exit code: 0, 2 for bad usage or configuration, 130 when interrupted, 1 for all else."""
     debug = "--debug" in args or os.environ.get("ESPER_DEBUG") == "1"
@@ -261,6 +291,7 @@ def _parse(args: Sequence[str]) -> Callable[[], int]:
     kinds = [
         Annotated[Train, tyro.conf.subcommand("train", default=Train(_settings(args)))],
         *(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items()),
+        Annotated[_bench(args), tyro.conf.subcommand("bench")],
     ]
     commands: Any = Union[tuple(kinds)]  # noqa: UP007
     command: Callable[[], int] = tyro.cli(

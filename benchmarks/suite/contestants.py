@@ -1,0 +1,186 @@
+"""How each kind of contestant is trained and plays: one function per kind, found in a table.
+
+A function does as much of a run as it can before the deadline and says whether the run is finished. What it has done
+is in the run's folder, so that it goes on from there whatever happened to the process.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.suite import ablations, script
+from benchmarks.suite.greedy import GROUP, play_greedily
+from benchmarks.suite.playing import Played, play
+from benchmarks.suite.recordings import read_actions, read_episodes
+from benchmarks.suite.runs import Run
+from benchmarks.suite.static import episodes, train_static, write_points
+from esper_agent.checkpoint import LAST
+from esper_agent.config import PPOConfig
+from esper_agent.metrics import Metrics
+from esper_agent.policies.registry import create_policy
+from esper_agent.spec import EnvSpec
+from esper_agent.train import TrainConfig, load_config, load_policy, progress_line, train
+from esper_env.env import SeedEnv
+from esper_env.options import resolve
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a session lends to a run."""
+
+    threads: int = 1
+    deadline: float = float("inf")
+    """Of the monotonic clock."""
+    show: Callable[[str], None] = print
+    earlier: Run | None = None
+    """A run of fewer steps that this one may continue."""
+
+    @property
+    def late(self) -> bool:
+        """Is time up?"""
+        return time.monotonic() > self.deadline
+
+
+def run_baseline(run: Run, work: Work) -> bool:
+    """A policy that does not learn."""
+    return _play(run, work, create_policy(run.contestant.name, EnvSpec.of(SeedEnv(**run.env)), seed=0))
+
+
+def run_script(run: Run, work: Work) -> bool:
+    """The tuned script."""
+    assert script.Script
+    return _play(run, work, create_policy("script", EnvSpec.of(SeedEnv(**run.env)), seed=0, **run.settings))
+
+
+def run_greedy(run: Run, work: Work) -> bool:
+    """Looking ahead on forks, a few episodes at a time."""
+    found = Played([], [])
+    for first in range(0, len(run.evaluation_seeds), GROUP):
+        seeds = run.evaluation_seeds[first : first + GROUP]
+        part = Run(**{**_fields(run), "folder": run.folder / f"part{first:03d}"})
+        if not part.finished:
+            if found.episodes and work.late:
+                return False
+            part.finish(play_greedily(run.env, seeds, agent=run.label, threads=work.threads, **run.settings))
+            work.show(f"{first + len(seeds)} of {len(run.evaluation_seeds)} episodes")
+        rows = read_episodes(part.folder / "episodes.csv")
+        actions = read_actions(part.folder / "actions.csv.gz")
+        found.episodes.extend(rows)
+        found.actions.extend(actions[-1, row.evaluation_seed] for row in rows)
+    run.finish(found)
+    return True
+
+
+def run_static(run: Run, work: Work) -> bool:
+    """The network of the fully grown size."""
+    points = train_static(run.env, run.evaluation_seeds, threads=work.threads, **run.settings)
+    write_points(run.folder / "curve.csv.gz", points)
+    rows = episodes(points, run.task, resolve(run.env)[0].max_epochs, agent=run.label)
+    run.finish(Played(rows, []))
+    return True
+
+
+def run_esper(run: Run, work: Work) -> bool:
+    """An agent of `esper_agent`."""
+    last = run.training / "checkpoints" / LAST
+    if not last.exists() and work.earlier is not None:
+        _take_up(work.earlier, run)
+    config, resume = training_config(run, work.threads), last.exists()
+    if not resume or _steps(run) < run.steps:
+        budget = max(0.0, work.deadline - time.monotonic())
+        show: Callable[[Metrics, TrainConfig], None] = lambda metrics, config: work.show(  # noqa: E731
+            progress_line(metrics, config.steps)
+        )
+        train(config, resume=resume, show=show, budget=budget)
+        # Every decision of the training, tens of megabytes that nobody here reads and a resumed run does not need.
+        (run.training / "episodes.jsonl").unlink(missing_ok=True)
+    if _steps(run) < run.steps:
+        return False
+    policy, _ = load_policy(run.training, "last")
+    return _play(run, work, policy)
+
+
+def training_config(run: Run, threads: int) -> TrainConfig:
+    """The training of a run: the default agent with the contestant's options."""
+    options: dict[str, Any] = dict(run.settings)
+    ppo = dict(options.pop("ppo", {}))
+    if options.pop("even_entropy", False):
+        ppo["entropy_weights"] = dict.fromkeys(PPOConfig().entropy_weights, 1.0)
+    policy = options.pop("policy", "lstm")
+    if policy in ablations.POLICIES:
+        policy = f"{ablations.__name__}:{policy}"
+    env = {name: value for name, value in run.env.items() if name != "task"} | dict(options.pop("env", {}))
+    # The last checkpoint is what is evaluated: none is chosen, so that nothing is spent on choosing.
+    config = {
+        "run": str(run.training),
+        "task": run.task,
+        "env": env,
+        "policy": policy,
+        "ppo": PPOConfig.from_mapping("ppo", ppo),
+        "steps": run.steps,
+        "num_envs": run.num_envs,
+        "seed": run.seed,
+        "threads": threads,
+        "evaluation_episodes": 0,
+        "keep": 1,
+    }
+    if (run.training / "checkpoints" / LAST).exists():
+        config["threads"] = load_config(run.training).threads  # bits do not depend on it, but a resumed run keeps it
+    return TrainConfig(**config, **options)
+
+
+def _take_up(earlier: Run, run: Run) -> None:
+    """Begin with what a finished run of fewer steps has learned, which is how this run would have begun."""
+    target = run.training.with_name(".training.unfinished")
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(earlier.training, target)
+    target.rename(run.training)
+
+
+def _steps(run: Run) -> int:
+    from esper_agent.checkpoint import read
+
+    return int(read(run.training / "checkpoints" / LAST)["counters"]["steps"])
+
+
+def run_maskable(run: Run, work: Work) -> bool:
+    """MaskablePPO."""
+    from benchmarks.suite.maskable import load_maskable, train_maskable
+
+    finished = train_maskable(
+        run.training,
+        run.settings,
+        run.env,
+        steps=run.steps,
+        seed=run.seed,
+        num_envs=run.num_envs,
+        threads=work.threads,
+        deadline=work.deadline,
+        show=work.show,
+    )
+    return finished and _play(run, work, load_maskable(run.training))
+
+
+def _play(run: Run, work: Work, policy: Any) -> bool:
+    played = play(policy, run.env, run.evaluation_seeds, agent=run.label, training_seed=run.seed, threads=work.threads)
+    run.finish(played)
+    return True
+
+
+def _fields(run: Run) -> dict[str, Any]:
+    return {name: getattr(run, name) for name in Run.__dataclass_fields__}
+
+
+KINDS: Mapping[str, Callable[[Run, Work], bool]] = {
+    "baseline": run_baseline,
+    "script": run_script,
+    "greedy": run_greedy,
+    "static": run_static,
+    "esper": run_esper,
+    "maskable": run_maskable,
+}
+"""What a contestant's kind stands for."""

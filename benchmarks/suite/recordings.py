@@ -1,0 +1,118 @@
+"""Held-out episodes as files: one row each in a fixed schema, and the actions that they were played with.
+
+Actions are words of eight base-36 digits, one for each head, so that a sequence can be read, and compresses well.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.suite.atomic import replacing
+from esper_agent.evaluate import COLUMNS, Episode
+from esper_env.actions import ACTION_HEADS
+from esper_env.arrays import Ints
+from esper_env.config import ConfigError
+
+DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+ACTION_COLUMNS = ("training_seed", "evaluation_seed", "actions")
+KINDS = {"str": str, "int": int, "float": float}
+
+Key = tuple[int, int]
+"""Training seed and evaluation seed."""
+
+
+def key(episode: Episode) -> Key:
+    """What an episode of one agent on one task is known by."""
+    return episode.training_seed, episode.evaluation_seed
+
+
+def encode(actions: Ints) -> str:
+    """Actions `[steps, 8]` as words."""
+    if actions.min(initial=0) < 0 or actions.max(initial=0) >= len(DIGITS):
+        raise ValueError(f"Choices must lie between 0 and {len(DIGITS) - 1}, got {actions.min()} to {actions.max()}.")
+    return " ".join("".join(DIGITS[choice] for choice in action) for action in actions.tolist())
+
+
+def decode(words: str) -> Ints:
+    """Words as actions `[steps, 8]`."""
+    actions = []
+    for word in words.split():
+        if len(word) != len(ACTION_HEADS) or not set(word) <= set(DIGITS):
+            raise ConfigError(f"{word!r} is no action: expected {len(ACTION_HEADS)} digits of {DIGITS}.")
+        actions.append([DIGITS.index(digit) for digit in word])
+    return np.array(actions, np.int64).reshape(-1, len(ACTION_HEADS))
+
+
+def read_episodes(path: Path) -> list[Episode]:
+    """The rows of a results file, checked against the schema."""
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise ConfigError(f"{path} has the columns {reader.fieldnames}; expected {', '.join(COLUMNS)}.")
+        return [_episode(path, reader.line_num, row) for row in reader]
+
+
+def _episode(path: Path, line: int, row: Mapping[str, Any]) -> Episode:
+    values: dict[str, Any] = {}
+    for field in fields(Episode):
+        try:
+            values[field.name] = KINDS[str(field.type)](row[field.name])
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{path}, line {line}: {field.name} is {row[field.name]!r}, not {field.type}.") from error
+    return Episode(**values)
+
+
+def write_episodes(path: Path, episodes: Iterable[Episode]) -> None:
+    """Write rows in the order of their seeds. Floats are written so that they read back as the same bits."""
+    with replacing(path) as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(episode) for episode in sorted(episodes, key=key))
+
+
+def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a compressed table with these columns."""
+    try:
+        text = gzip.decompress(path.read_bytes()).decode()
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no compressed table ({error}).") from error
+    reader = csv.DictReader(io.StringIO(text))
+    if tuple(reader.fieldnames or ()) != tuple(columns):
+        raise ConfigError(f"{path} has the columns {reader.fieldnames}; expected {', '.join(columns)}.")
+    return list(reader)
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a compressed table; the same rows give the same bytes."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.unfinished")
+    temporary.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
+    os.replace(temporary, path)
+
+
+def read_actions(path: Path) -> dict[Key, Ints]:
+    """Recorded actions `[steps, 8]` by training and evaluation seed."""
+    rows = read_table(path, ACTION_COLUMNS)
+    return {(int(row["training_seed"]), int(row["evaluation_seed"])): decode(row["actions"]) for row in rows}
+
+
+def write_actions(path: Path, actions: Mapping[Key, Ints]) -> None:
+    """Write recorded actions in the order of their seeds."""
+    rows = [
+        {"training_seed": training, "evaluation_seed": evaluation, "actions": encode(taken)}
+        for (training, evaluation), taken in sorted(actions.items())
+    ]
+    write_table(path, ACTION_COLUMNS, rows)

@@ -1,0 +1,393 @@
+"""The page of results, generated from the CSVs: tables, pictures, and what became of every claim."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.suite import pictures, scaffold
+from benchmarks.suite.protocol import ABLATIONS, PROTOCOL, REFERENCE, Comparison, Late, Protocol, unscaled
+from benchmarks.suite.results import RESULTS, RETURN, Agent, read_agents
+from benchmarks.suite.static import matched
+from benchmarks.suite.statistics import Interval, improvement_probability, interquartile_mean
+from esper_agent.evaluate import Episode
+from esper_env.arrays import Floats
+
+PAGE = Path(__file__).parents[2] / "docs" / "results.md"
+NOTES = "notes"
+"""Folder beside the results, with what people write about them: a file for each section, taken over as it is."""
+LEAST_GAP = 5.0
+"""Points of accuracy that `big` must be above `wait` for a normalised score to mean anything."""
+SMOOTH = 5
+"""Updates per point of a learning curve."""
+QUANTITIES = {"objective_return": "objective return", "committed_test_accuracy": "test accuracy"}
+
+
+@dataclass
+class Field:
+    """All results on one task."""
+
+    task: str
+    agents: dict[str, Agent] = field(default_factory=dict)
+    rows: dict[str, list[Episode]] = field(default_factory=dict)
+
+    def scores(self, agent: str, quantity: str) -> list[Floats]:
+        """Scores of an agent, an array for each training."""
+        return by_training(self.rows[agent], quantity)
+
+    def estimate(self, agent: str, quantity: str) -> Interval:
+        """Interquartile mean of an agent."""
+        return interquartile_mean(self.scores(agent, quantity))
+
+    def against(self, agent: str, other: str) -> list[Episode]:
+        """The episodes of another agent to compare an agent with: of `big` those of equal FLOPs."""
+        points = self.agents[other].points(self.task)
+        return matched(points, self.rows[agent]) if points else self.rows[other]
+
+    def normalised(self, agent: str) -> float | None:
+        """(agent - wait) / (big - wait) in mean test accuracy, `big` at the FLOPs of the agent; None if undefined."""
+        if not {"wait", "big"} <= set(self.rows):
+            return None
+        own, wait, big = (_mean(rows) for rows in (self.rows[agent], self.rows["wait"], self.against(agent, "big")))
+        return (own - wait) / (big - wait) if big - wait >= LEAST_GAP else None
+
+
+def by_training(rows: Iterable[Episode], quantity: str) -> list[Floats]:
+    """Scores, an array for each training seed, in the order of the evaluation seeds."""
+    found: dict[int, list[float]] = {}
+    for row in sorted(rows, key=lambda row: (row.training_seed, row.evaluation_seed)):
+        found.setdefault(row.training_seed, []).append(getattr(row, quantity))
+    return [np.array(values) for values in found.values()]
+
+
+def _mean(rows: Sequence[Episode]) -> float:
+    return float(np.mean([row.committed_test_accuracy for row in rows]))
+
+
+def gather(agents: Sequence[Agent], protocol: Protocol) -> dict[str, Field]:
+    """Results by task, in the protocol's order of tasks and agents; others follow by name."""
+    order = [contestant.name for contestant in protocol.contestants]
+
+    def place(agent: Agent) -> tuple[int, str]:
+        name = unscaled(agent.name)[0]
+        return (order.index(name) if name in order else len(order), agent.name)
+
+    fields = {}
+    for task in protocol.env:
+        here = [agent for agent in sorted(agents, key=place) if task in agent.tasks]
+        if here:
+            found = {agent.name: agent for agent in here}
+            fields[task] = Field(task, found, {name: agent.episodes(task) for name, agent in found.items()})
+    return fields
+
+
+# What became of the claims
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One comparison of two agents in one quantity on one task."""
+
+    comparison: Comparison
+    task: str
+    quantity: str
+    other: str
+    ours: Interval | None = None
+    theirs: Interval | None = None
+    probability: Interval | None = None
+
+    @property
+    def verdict(self) -> str:
+        """Does the claim hold?"""
+        if self.ours is None or self.theirs is None:
+            return "not run yet"
+        if self.comparison.goal == "above":
+            return "holds" if self.ours.low > self.theirs.high else "**missed**"
+        if self.comparison.goal == "not below":
+            return "holds" if self.ours.value >= self.theirs.low else "**missed**"
+        return "reported"
+
+
+def outcomes(fields: Mapping[str, Field], protocol: Protocol) -> list[Outcome]:
+    """Every comparison of the protocol."""
+    found = []
+    for comparison in protocol.comparisons:
+        for task in comparison.tasks:
+            for other in comparison.against:
+                for quantity in comparison.quantities:
+                    found.append(_outcome(fields.get(task), comparison, task, other, quantity))
+    return found
+
+
+def _outcome(here: Field | None, comparison: Comparison, task: str, other: str, quantity: str) -> Outcome:
+    agent = comparison.agent
+    if here is None or not {agent, other} <= set(here.rows):
+        return Outcome(comparison, task, quantity, other)
+    ours, theirs = here.scores(agent, quantity), by_training(here.against(agent, other), quantity)
+    return Outcome(
+        comparison,
+        task,
+        quantity,
+        other,
+        interquartile_mean(ours),
+        interquartile_mean(theirs),
+        improvement_probability(ours, theirs),
+    )
+
+
+def late_values(agent: Agent, task: str, late: Late) -> list[float]:
+    """A claim about the last tenth of the training, for every training seed."""
+    found = []
+    for updates in agent.curves(task).values():
+        last = updates[-max(1, len(updates) // 10) :]
+        values = [row[late.metric] for row in last if late.metric in row]
+        if late.relative_to:
+            values = [
+                float(row[late.metric] > late.alive * row[late.relative_to])
+                for row in last
+                if late.metric in row and late.relative_to in row
+            ]
+        if values:
+            found.append(float(np.mean(values)))
+    return found
+
+
+# The page
+
+
+def write_report(
+    results: Path = RESULTS, page: Path = PAGE, protocol: Protocol = PROTOCOL, *, threads: int = 1
+) -> dict[str, Field]:
+    """Write the page, and its pictures into a folder of its name beside it."""
+    fields = gather(read_agents(results), protocol)
+    folder = page.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.svg"):
+        old.unlink()
+    notes = results / NOTES
+    parts = [_head(fields, protocol), _note(notes, "found")]
+    parts += [_claims(fields, protocol), _late(fields, protocol)]
+    for task, here in fields.items():
+        parts.append(_task(here, folder))
+        parts.append(_note(notes, task))
+    parts += [_ablations(fields, folder), _note(notes, "ablations")]
+    parts += [_scaffold(fields, protocol, threads), _note(notes, "scaffolding"), _note(notes, "attempts")]
+    page.write_text("\n\n".join(part.strip() for part in parts if part.strip()) + "\n")
+    return fields
+
+
+def _head(fields: Mapping[str, Field], protocol: Protocol) -> str:
+    text = [
+        "# Results",
+        f"Generated from `benchmarks/results` by `esper bench report`; protocol version {protocol.version}, fixed in "
+        "[benchmarks/suite/protocol.py](../benchmarks/suite/protocol.py). "
+        "[How to enter](../benchmarks/suite/SUBMISSION.md).",
+        "Estimates are interquartile means over held-out episodes, with 95 % bootstrap intervals that resample the "
+        "trainings first and then the episodes of each. Trained agents act by the mode of their last checkpoint.",
+    ]
+    scaled = sorted({name for here in fields.values() for name in here.rows if unscaled(name)[1] != 1})
+    if scaled:
+        names = ", ".join(f"`{name}`" for name in scaled)
+        text.append(
+            f"> **Not the whole protocol:** what stands after an @ is the share of the protocol's training steps that "
+            f"these agents had: {names}. They take part in no claim."
+        )
+    lacking = missing(fields, protocol)
+    if lacking:
+        text.append("**Not run yet, or not whole:** " + "; ".join(lacking) + ".")
+    return "\n\n".join(text)
+
+
+def missing(fields: Mapping[str, Field], protocol: Protocol) -> list[str]:
+    """What the protocol asks for and the results do not hold."""
+    lacking = []
+    for entry in protocol.entries:
+        here = fields.get(entry.task)
+        rows = here.rows.get(entry.agent, []) if here else []
+        whole = {seed: sum(row.training_seed == seed for row in rows) >= protocol.episodes for seed in entry.seeds}
+        if not all(whole.values()):
+            seeds = f" ({sum(whole.values())} of {len(whole)} training seeds)" if len(whole) > 1 and rows else ""
+            lacking.append(f"`{entry.agent}` on {entry.task}{seeds}")
+    return lacking
+
+
+def _note(folder: Path, name: str) -> str:
+    path = folder / f"{name}.md"
+    return path.read_text() if path.exists() else ""
+
+
+def _claims(fields: Mapping[str, Field], protocol: Protocol) -> str:
+    rows = []
+    for outcome in outcomes(fields, protocol):
+        low_high = outcome.probability
+        chance = f"{low_high.value:.2f} [{low_high.low:.2f}, {low_high.high:.2f}]" if low_high else ""
+        rows.append(
+            [
+                outcome.comparison.claim,
+                f"`{outcome.comparison.agent}` / `{outcome.other}`",
+                outcome.task,
+                QUANTITIES[outcome.quantity],
+                _interval(outcome.ours),
+                _interval(outcome.theirs),
+                chance,
+                outcome.comparison.goal,
+                outcome.verdict,
+            ]
+        )
+    head = ["claim", "agent / other", "task", "quantity", "agent", "other", "P(agent > other)", "goal", "outcome"]
+    return (
+        "## What became of the claims\n\n"
+        + markdown(head, rows)
+        + "\n\nGoals: *above*, the agent's interval lies above the other's; *not below*, its estimate reaches at least "
+        "the lower end of the other's interval. P is the probability that an episode of the agent beats one of the "
+        "other's, ties counting half. `big` is compared epoch by epoch at the FLOPs of each episode of the agent."
+    )
+
+
+def _late(fields: Mapping[str, Field], protocol: Protocol) -> str:
+    rows = []
+    for task, here in fields.items():
+        agent = here.agents.get("lstm")
+        if agent is None or not agent.curves(task):
+            continue
+        for late in protocol.late:
+            values = late_values(agent, task, late)
+            mean = float(np.mean(values)) if values else float("nan")
+            outcome = "holds" if mean > late.over else "**missed**"
+            each = ", ".join(f"{value:.2f}" for value in values)
+            rows.append([late.claim, task, f"{mean:.2f}", each, f"> {late.over:g}", outcome])
+    if not rows:
+        return ""
+    table = markdown(["late in training", "task", "mean", "by training seed", "goal", "outcome"], rows)
+    return (
+        "### Late in training\n\nThe last tenth of the updates of `lstm`. The op head's gradient counts as alive in an "
+        f"update where its norm exceeds 1 % of the whole policy's.\n\n{table}"
+    )
+
+
+def _task(here: Field, folder: Path) -> str:
+    rows, quality = [], {}
+    for name, episodes in here.rows.items():
+        agent = here.agents[name]
+        trainings = sorted({row.training_seed for row in episodes} - {-1})
+        steps = sorted({run["steps"] for run in agent.runs(here.task) if run["steps"]})
+        accuracy, score = here.estimate(name, "committed_test_accuracy"), here.normalised(name)
+        params = float(np.mean([row.final_params for row in episodes]))
+        quality[name] = (params, accuracy)
+        rows.append(
+            [
+                f"`{name}`",
+                " / ".join(f"{count:,}" for count in steps),
+                f"{max(len(trainings), 1)} × {len(episodes) // max(len(trainings), 1)}",
+                _interval(here.estimate(name, "objective_return")),
+                _interval(accuracy, 1),
+                f"{params:,.0f}",
+                f"{np.mean([row.flops for row in episodes]) / 1e9:,.2f}",
+                f"{np.mean([row.env_steps for row in episodes]):,.0f}",
+                "" if score is None else f"{score:.2f}",
+            ]
+        )
+    head = ["agent", "training steps", "episodes", "objective return", "test accuracy, %", "parameters", "GFLOP"]
+    head += ["epochs", "normalised"]
+    returns = {name: here.estimate(name, "objective_return") for name in here.rows}
+    _picture(folder, f"{here.task}-returns", pictures.intervals(returns, "objective return"))
+    _picture(folder, f"{here.task}-front", pictures.front(quality, "parameters", "test accuracy, %"))
+    text = [
+        f"## {here.task}",
+        markdown(head, rows),
+        "Parameters, GFLOP and epochs are means per episode: what growing one network costs, planning included, and "
+        "training the agent not. *Normalised* is (agent − wait) / (big − wait) in mean test accuracy with `big` at the "
+        f"agent's FLOPs; empty where big is less than {LEAST_GAP:g} points above wait.",
+        _embed(folder, f"{here.task}-returns", f"Objective return of every agent on {here.task}"),
+        _embed(folder, f"{here.task}-front", f"Test accuracy against parameters on {here.task}"),
+    ]
+    names = {ablation.name for ablation in ABLATIONS}
+    lines = learning_curves(here, [name for name in here.rows if unscaled(name)[0] not in names])
+    if lines:
+        picture = pictures.curves(lines, "environment steps", "objective return, training episodes")
+        _picture(folder, f"{here.task}-learning", picture)
+        text.append(_embed(folder, f"{here.task}-learning", f"Learning curves on {here.task}"))
+    return "\n\n".join(text)
+
+
+def learning_curves(here: Field, names: Iterable[str]) -> dict[str, list[list[tuple[float, float]]]]:
+    """Objective return of training episodes against steps: by agent, a curve for every training."""
+    found = {}
+    for name in names:
+        runs = []
+        for updates in here.agents[name].curves(here.task).values():
+            points = np.array([(row["steps"], row[RETURN]) for row in updates if RETURN in row]).reshape(-1, 2)
+            size = max(1, min(SMOOTH, len(points)))
+            whole = points[: len(points) // size * size].reshape(-1, size, 2)
+            if len(whole):
+                runs.append([(float(part[-1, 0]), float(part[:, 1].mean())) for part in whole])
+        if runs:
+            found[name] = runs
+    return found
+
+
+def _ablations(fields: Mapping[str, Field], folder: Path) -> str:
+    here, names = fields.get("digits"), [REFERENCE, *(ablation.name for ablation in ABLATIONS)]
+    summary = {ablation.name: ablation.summary for ablation in ABLATIONS} | {REFERENCE: "the default agent"}
+    present = [] if here is None else [name for name in here.rows if unscaled(name)[0] in names]
+    if here is None or not any(unscaled(name)[0] != REFERENCE for name in present):
+        return ""
+    rows = [
+        [
+            f"`{name}`",
+            summary[unscaled(name)[0]],
+            _interval(here.estimate(name, "objective_return")),
+            _interval(here.estimate(name, "committed_test_accuracy"), 1),
+        ]
+        for name in present
+    ]
+    table = markdown(["agent", "what differs", "objective return", "test accuracy, %"], rows)
+    lines = learning_curves(here, present)
+    parts = ["## Ablations", table]
+    if lines:
+        _picture(
+            folder, "ablations", pictures.curves(lines, "environment steps", "objective return, training episodes")
+        )
+        parts.append(_embed(folder, "ablations", "Learning curves of the ablations"))
+    return "\n\n".join(parts)
+
+
+def _scaffold(fields: Mapping[str, Field], protocol: Protocol, threads: int) -> str:
+    here = fields.get(scaffold.NAME)
+    if here is None:
+        return ""
+    rows = []
+    for name, agent in here.agents.items():
+        actions = agent.actions(scaffold.NAME)
+        if not actions:
+            continue
+        shares = scaffold.measure(actions, protocol.env_options(scaffold.NAME), threads=threads)
+        rows.append([f"`{name}`", f"{shares.prepared:.0%}", f"{shares.both:.0%}", f"{shares.in_order:.0%}"])
+    head = ["agent", "the first made permanent", "both made permanent", "the second after the first worked"]
+    return (
+        f"## Scaffolding: `{scaffold.NAME}`\n\n{scaffold.EXPLANATION}\n\n{markdown(head, rows)}\n\n"
+        "Shares of the held-out episodes, from the recorded actions."
+    )
+
+
+def _picture(folder: Path, name: str, drawing: str) -> None:
+    (folder / f"{name}.svg").write_text(drawing)
+
+
+def _embed(folder: Path, name: str, described: str) -> str:
+    return f"![{described}]({folder.name}/{name}.svg)"
+
+
+def _interval(interval: Interval | None, digits: int = 2) -> str:
+    if interval is None:
+        return ""
+    return f"{interval.value:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,141 @@
+"""The folder of results: for every agent its episodes, the actions they were played with, and how it learned."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.reports import RESULTS
+from benchmarks.suite.atomic import write_json
+from benchmarks.suite.protocol import LATE
+from benchmarks.suite.recordings import (
+    read_actions,
+    read_episodes,
+    read_table,
+    write_actions,
+    write_episodes,
+    write_table,
+)
+from benchmarks.suite.runs import Run
+from benchmarks.suite.static import Point, read_points
+from esper_agent.evaluate import Episode
+from esper_agent.loggers import read_metrics
+from esper_env.arrays import Ints
+from esper_env.config import ConfigError
+
+__all__ = ["RESULTS", "Agent", "publish", "read_agents"]
+
+MANIFEST = "agent.json"
+RETURN = "episode/objective_return"
+METRICS = tuple(dict.fromkeys([RETURN, *(m for late in LATE for m in (late.metric, late.relative_to) if m)]))
+CURVE_COLUMNS = ("training_seed", "steps", *METRICS)
+
+
+@dataclass(frozen=True)
+class Agent:
+    """What an agent has handed in."""
+
+    folder: Path
+    name: str
+    manifest: Mapping[str, Any]
+
+    @property
+    def tasks(self) -> list[str]:
+        """Tasks that it has results for."""
+        return sorted(path.stem for path in self.folder.glob("*.csv"))
+
+    def episodes(self, task: str) -> list[Episode]:
+        """Its held-out episodes."""
+        return read_episodes(self.folder / f"{task}.csv")
+
+    def actions(self, task: str) -> dict[tuple[int, int], Ints]:
+        """What it did in them."""
+        path = self.folder / f"{task}.actions.csv.gz"
+        return read_actions(path) if path.exists() else {}
+
+    def curves(self, task: str) -> dict[int, list[dict[str, float]]]:
+        """How it learned: by training seed, the metrics of every update."""
+        path = self.folder / f"{task}.curves.csv.gz"
+        found: dict[int, list[dict[str, float]]] = {}
+        for row in read_table(path, CURVE_COLUMNS) if path.exists() else []:
+            numbers = {name: float(value) for name, value in row.items() if value and name != "training_seed"}
+            found.setdefault(int(row["training_seed"]), []).append(numbers)
+        return found
+
+    def points(self, task: str) -> list[Point]:
+        """The curve of a static network."""
+        path = self.folder / f"{task}.curve.csv.gz"
+        return read_points(path) if path.exists() else []
+
+    def runs(self, task: str) -> list[Mapping[str, Any]]:
+        """Where its results on a task came from, a line per training seed."""
+        return list(self.manifest.get("runs", {}).get(task, {}).values())
+
+
+def read_agents(results: Path = RESULTS) -> list[Agent]:
+    """Everybody who has handed in results."""
+    return [read_agent(path.parent) for path in sorted(results.glob(f"*/{MANIFEST}"))]
+
+
+def read_agent(folder: Path) -> Agent:
+    """The results in a folder."""
+    path = folder / MANIFEST
+    if not path.exists():
+        raise ConfigError(
+            f"There are no results in {folder}: {MANIFEST} is missing. SUBMISSION.md tells what belongs there."
+        )
+    try:
+        manifest = json.loads(path.read_text())
+        return Agent(folder, str(manifest["agent"]), manifest)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} does not describe an agent ({type(error).__name__}: {error}).") from error
+
+
+def publish(run: Run, results: Path = RESULTS) -> None:
+    """Put a finished run among the results, in place of an earlier one of the same task and seed."""
+    folder = results / run.label
+    episodes, actions = run.results()
+    rows, recorded = folder / f"{run.task}.csv", folder / f"{run.task}.actions.csv.gz"
+    others = [row for row in (read_episodes(rows) if rows.exists() else []) if row.training_seed != run.seed]
+    if actions:
+        kept = read_actions(recorded) if recorded.exists() else {}
+        write_actions(recorded, {k: taken for k, taken in kept.items() if k[0] != run.seed} | actions)
+    _publish_curve(run, folder / f"{run.task}.curves.csv.gz")
+    if (run.folder / "curve.csv.gz").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(run.folder / "curve.csv.gz", folder / f"{run.task}.curve.csv.gz")
+    _publish_manifest(run, folder / MANIFEST)
+    write_episodes(rows, [*others, *episodes])
+
+
+def _publish_curve(run: Run, path: Path) -> None:
+    source = run.training / "metrics.csv"
+    if not source.exists():
+        return
+    others = read_table(path, CURVE_COLUMNS) if path.exists() else []
+    rows: list[Mapping[str, Any]] = [row for row in others if int(row["training_seed"]) != run.seed]
+    for row in read_metrics(source):
+        rows.append({"training_seed": run.seed} | {name: row.get(name) or "" for name in CURVE_COLUMNS[1:]})
+    write_table(path, CURVE_COLUMNS, sorted(rows, key=lambda row: (int(row["training_seed"]), float(row["steps"]))))
+
+
+def _publish_manifest(run: Run, path: Path) -> None:
+    runs = json.loads(path.read_text())["runs"] if path.exists() else {}
+    share = run.steps / run.full_steps if run.full_steps else 1.0
+    origin = {"steps": run.steps, "share_of_steps": share, "settings": dict(run.settings), "sessions": run.sessions()}
+    runs.setdefault(run.task, {})[str(run.seed)] = origin
+    write_json(
+        path,
+        {
+            "agent": run.label,
+            "summary": run.contestant.summary,
+            "protocol": run.version,
+            "plans": run.contestant.plans,
+            "static": run.contestant.kind == "static",
+            "runs": {task: dict(sorted(runs[task].items(), key=lambda item: int(item[0]))) for task in sorted(runs)},
+        },
+    )

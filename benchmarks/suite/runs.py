@@ -1,0 +1,125 @@
+"""Run folders: what a run is, where it came from, and what is finished."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.reports import machine
+from benchmarks.suite.atomic import write_json
+from benchmarks.suite.playing import Played
+from benchmarks.suite.protocol import Contestant
+from benchmarks.suite.recordings import key, read_actions, read_episodes, write_actions, write_episodes
+from esper_agent.doctor import version
+from esper_agent.evaluate import Episode
+from esper_env.arrays import Ints
+from esper_env.config import ConfigError
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("torch", "numpy", "gymnasium", "scikit-learn", "torchrl", "tensordict", "stable-baselines3", "sb3-contrib")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One contestant, one task, one training seed."""
+
+    folder: Path
+    label: str
+    """The contestant's name, with the share of the steps where that is not all."""
+    contestant: Contestant
+    task: str
+    env: Mapping[str, Any]
+    """Arguments of the environment in which it is evaluated."""
+    seed: int
+    steps: int
+    full_steps: int
+    """Steps that the protocol asks for."""
+    evaluation_seeds: tuple[int, ...]
+    settings: Mapping[str, Any]
+    """The contestant's options, with those that were tuned."""
+    num_envs: int = 32
+    version: int = 1
+
+    @property
+    def training(self) -> Path:
+        """Folder of what training writes."""
+        return self.folder / "training"
+
+    @property
+    def finished(self) -> bool:
+        """Are its episodes played? They are written last."""
+        return (self.folder / "episodes.csv").exists()
+
+    def describe(self) -> dict[str, Any]:
+        """What the run is: a folder begun with another description is not continued."""
+        return {
+            "protocol": self.version,
+            "agent": self.label,
+            "contestant": {name: value for name, value in asdict(self.contestant).items() if name != "summary"},
+            "settings": dict(self.settings),
+            "task": self.task,
+            "env": dict(self.env),
+            "training_seed": self.seed,
+            "steps": self.steps,
+            "steps_of_the_protocol": self.full_steps,
+            "num_envs": self.num_envs,
+            "evaluation_seeds": [self.evaluation_seeds[0], len(self.evaluation_seeds)],
+        }
+
+    def open(self) -> None:
+        """Begin the folder or continue it, noting commit and versions of every session that worked on it."""
+        path, present = self.folder / "run.json", json.loads(json.dumps(self.describe()))
+        session = {"commit": commit(), "versions": versions(), "machine": machine()}
+        sessions: list[Any] = []
+        if path.exists():
+            begun = json.loads(path.read_text())
+            sessions = begun.pop("sessions")
+            for name, value in present.items():
+                if begun.get(name) != value:
+                    raise ConfigError(
+                        f"{self.folder} was begun with {name} = {begun.get(name)!r} and cannot go on with {value!r}: "
+                        "move it away, or choose another --runs."
+                    )
+        if session not in sessions:
+            sessions.append(session)
+        write_json(path, present | {"sessions": sessions})
+
+    def finish(self, played: Played) -> None:
+        """Keep the episodes and their actions."""
+        if played.actions:  # a static network acts in none
+            actions = {key(episode): taken for episode, taken in zip(played.episodes, played.actions, strict=True)}
+            write_actions(self.folder / "actions.csv.gz", actions)
+        write_episodes(self.folder / "episodes.csv", played.episodes)
+
+    def sessions(self) -> list[Any]:
+        """Commits, versions and machines that the run saw."""
+        found: list[Any] = json.loads((self.folder / "run.json").read_text())["sessions"]
+        return found
+
+    def results(self) -> tuple[list[Episode], dict[tuple[int, int], Ints]]:
+        """Episodes and actions of a finished run."""
+        actions = self.folder / "actions.csv.gz"
+        return read_episodes(self.folder / "episodes.csv"), read_actions(actions) if actions.exists() else {}
+
+
+def commit() -> str:
+    """The commit of the working tree, marked where the tree differs from it."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    return (git("rev-parse", "HEAD") or "unknown") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+
+
+def versions() -> dict[str, str]:
+    """Versions that results may depend on."""
+    found = {package: version(package) or "missing" for package in PACKAGES}
+    return found | {"torch": str(torch.__version__), "numpy": str(np.__version__)}

@@ -1,0 +1,94 @@
+import importlib
+import sys
+
+import pytest
+
+from benchmarks.suite import commands, runner
+from esper_agent import cli
+from tests.agent.test_cli import HELPED, called
+from tests.benchmarks.suite.tiny import TINY, work
+
+WORDS = tuple(commands.COMMANDS)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setattr(runner.Runner, "protocol", TINY)
+    monkeypatch.setattr(runner, "Runner", lambda **options: RUNNER(TINY, **options))
+
+
+RUNNER = runner.Runner
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_there_is_help_for_every_command(word, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.run(["bench", word, "--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: esper bench {word}")
+
+
+def test_what_is_listed_without_the_suite_is_what_the_suite_has():
+    listed = cli._bench(()).__annotations__["what"].__origin__.__args__
+    assert listed == WORDS
+
+
+def test_its_help_comes_without_torch():
+    import subprocess
+
+    words = ("bench", "run", "--help")
+    result = subprocess.run([sys.executable, "-c", HELPED, *words], capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1] == "False", result.stderr
+
+
+@pytest.mark.slow
+def test_status_comes_from_the_command_line():
+    code, out, _ = called("bench", "status")
+    assert code == 0
+    assert "lstm-no-hindsight on cells" in out
+    assert "steps left" in out
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_run_is_handed_in_reported_and_confirmed(tmp_path, capsys):
+    where = ["--results", str(tmp_path / "results")]
+    assert cli.run(["bench", "run", "--agent", "wait", "--runs", str(tmp_path / "runs"), *where, "--threads", "1"]) == 0
+    assert "Finished." in capsys.readouterr().out
+    assert cli.run(["bench", "validate", str(tmp_path / "results" / "wait"), "--threads", "1"]) == 0
+    assert "wait: 3 episodes confirmed." in capsys.readouterr().out
+    assert cli.run(["bench", "report", *where, "--page", str(tmp_path / "docs" / "r.md"), "--threads", "1"]) == 0
+    assert (tmp_path / "docs" / "r.md").exists()
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_run_that_needs_more_time_says_so_and_exits_130(tmp_path, capsys):
+    words = ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results"), "--threads", "1"]
+    assert cli.run(["bench", "run", "--agent", "lstm", "--seeds", "0", "--minutes", "0", *words]) == cli.INTERRUPTED
+    assert "run the same command again" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("tiny")
+def test_results_that_do_not_score_what_they_say_exit_1(tmp_path, capsys):
+    results = work(tmp_path, "wait")
+    path = results / "wait" / "digits.csv"
+    path.write_text(path.read_text().replace(",6\n", ",7\n", 1))
+    assert cli.run(["bench", "validate", str(results / "wait"), "--threads", "1"]) == 1
+    assert "NOT confirmed" in capsys.readouterr().out
+
+
+def test_an_agent_that_is_not_in_the_protocol_exits_2_with_a_hint(tmp_path, capsys):
+    assert cli.run(["bench", "run", "--agent", "lstmm", "--runs", str(tmp_path)]) == 2
+    assert "Did you mean 'lstm'" in capsys.readouterr().err
+
+
+def test_without_a_checkout_the_command_says_where_it_is(monkeypatch, capsys):
+    real = importlib.import_module
+
+    def without(name, *arguments):
+        if name.startswith("benchmarks"):
+            raise ModuleNotFoundError("No module named 'benchmarks'", name="benchmarks")
+        return real(name, *arguments)
+
+    monkeypatch.setattr(importlib, "import_module", without)
+    assert cli.run(["bench", "run", "--agent", "wait"]) == 2
+    assert "part of the repository" in capsys.readouterr().err

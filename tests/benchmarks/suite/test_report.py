@@ -1,0 +1,169 @@
+import re
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from benchmarks.suite import pictures
+from benchmarks.suite.atomic import write_json
+from benchmarks.suite.protocol import PROTOCOL, Comparison, Contestant, Entry, Protocol
+from benchmarks.suite.recordings import write_episodes, write_table
+from benchmarks.suite.report import gather, late_values, missing, outcomes, write_report
+from benchmarks.suite.results import CURVE_COLUMNS, read_agent, read_agents
+from benchmarks.suite.static import Point, write_points
+from benchmarks.suite.statistics import Interval
+from esper_agent.evaluate import Episode
+
+SVG = "{http://www.w3.org/2000/svg}"
+SEEDS = 20
+
+
+def hand_in(results, name, accuracy, *, trainings=(-1,), params=1_000, flops=100.0, steps=0):
+    """Results of an agent whose returns are a tenth of its accuracy."""
+    rng = np.random.default_rng(len(name))
+    rows = [
+        Episode(name, "digits", training, 1_000_000 + i, value / 10, value / 12, value, params, flops, 50)
+        for training in trainings
+        for i, value in enumerate(rng.normal(accuracy, 1, SEEDS).tolist())
+    ]
+    write_episodes(results / name / "digits.csv", rows)
+    runs = {str(t): {"steps": steps, "share_of_steps": 1.0, "settings": {}, "sessions": []} for t in trainings}
+    write_json(results / name / "agent.json", {"agent": name, "protocol": 1, "runs": {"digits": runs}})
+    if steps:
+        curve = [
+            {"training_seed": t, "steps": 100 * k, "episode/objective_return": 2 + k / 10 + t / 5}
+            | {"entropy/blueprint": 0.3, "gradient_norm/op": 0.2 if k % 2 else 0.001, "gradient_norm/total": 1.0}
+            | {"value/explained_variance": 0.4}
+            for t in trainings
+            for k in range(1, 41)
+        ]
+        write_table(results / name / "digits.curves.csv.gz", CURVE_COLUMNS, curve)
+
+
+@pytest.fixture
+def results(tmp_path):
+    folder = tmp_path / "results"
+    hand_in(folder, "wait", 36.0, params=390)
+    hand_in(folder, "random", 38.0, params=1_200)
+    hand_in(folder, "lstm", 92.0, trainings=(0, 1), params=2_300, steps=200_000)
+    hand_in(folder, "lstm-no-feedback", 90.0, trainings=(0,), params=2_300, steps=100_000)
+    hand_in(folder, "lstm-128@0.5", 60.0, trainings=(0,), params=2_000, steps=50_000)
+    hand_in(folder, "big", 80.0, params=3_500)
+    points = [
+        Point(1_000_000 + i, e, 30.0 * e, 60.0 + 10 * e, 5.0, 4.0, 3_500) for i in range(SEEDS) for e in (1, 2, 3, 4)
+    ]
+    write_points(folder / "big" / "digits.curve.csv.gz", points)
+    return folder
+
+
+TABLES = Protocol(
+    tuple(
+        Contestant(n, "baseline", "")
+        for n in ("wait", "random", "lstm", "lstm-100k", "lstm-128", "lstm-no-feedback", "big")
+    ),
+    (Entry("wait", "digits"), Entry("lstm", "digits", (0, 1, 2), 200_000), Entry("lstm-128", "digits", (0,), 100_000)),
+    (
+        Comparison("better", "lstm", ("wait", "big"), ("digits",), ("committed_test_accuracy",), "above"),
+        Comparison("no worse", "random", ("lstm",), ("digits",), ("objective_return",), "not below"),
+        Comparison("whatever", "lstm", ("lstm-128",), ("digits", "shapes"), ("objective_return",), "reported"),
+    ),
+    PROTOCOL.late,
+    env={"digits": {}, "shapes": {}},
+    episodes=SEEDS,
+)
+
+
+def test_claims_hold_are_missed_or_wait_for_their_runs(results):
+    found = {(o.task, o.other): o for o in outcomes(gather(read_agents(results), TABLES), TABLES)}
+    assert found["digits", "wait"].verdict == "holds"
+    assert found["digits", "wait"].probability.value == 1.0
+    assert found["digits", "lstm"].verdict == "**missed**"
+    assert found["digits", "lstm-128"].verdict == found["shapes", "lstm-128"].verdict == "not run yet"
+
+
+def test_big_is_compared_at_the_flops_of_the_agent(results):
+    found = {(o.task, o.other): o for o in outcomes(gather(read_agents(results), TABLES), TABLES)}
+    assert found["digits", "big"].theirs.value == 100.0  # 100 FLOP are reached in the fourth epoch, not the last row's
+    assert found["digits", "big"].verdict == "**missed**"
+
+
+def test_a_normalised_score_is_the_share_of_the_way_from_wait_to_big(results):
+    field = gather(read_agents(results), TABLES)["digits"]
+    wait = np.mean([row.committed_test_accuracy for row in field.rows["wait"]])
+    ours = np.mean([row.committed_test_accuracy for row in field.rows["lstm"]])
+    assert field.normalised("lstm") == pytest.approx((ours - wait) / (100.0 - wait))
+    assert field.normalised("wait") == pytest.approx(0.0)
+    field.rows["wait"] = [replace(row, committed_test_accuracy=99.0) for row in field.rows["wait"]]
+    assert field.normalised("lstm") is None
+
+
+def test_what_is_late_in_training_is_the_last_tenth_of_each_run(results):
+    entropy, alive, variance = (late_values(read_agent(results / "lstm"), "digits", late) for late in TABLES.late)
+    assert entropy == pytest.approx([0.3, 0.3])
+    assert alive == pytest.approx([0.5, 0.5])
+    assert variance == pytest.approx([0.4, 0.4])
+
+
+def test_what_the_protocol_asks_for_and_is_not_there_is_named(results):
+    lacking = missing(gather(read_agents(results), TABLES), TABLES)
+    assert lacking == ["`lstm` on digits (2 of 3 training seeds)", "`lstm-128` on digits"]
+
+
+def test_the_page_has_every_agent_its_pictures_and_the_notes(results, tmp_path):
+    (results / "notes").mkdir()
+    (results / "notes" / "found.md").write_text("What people found.\n")
+    page = tmp_path / "docs" / "results.md"
+    write_report(results, page, TABLES)
+    text = page.read_text()
+    for name in ("wait", "random", "lstm", "big", "lstm-no-feedback"):
+        assert f"| `{name}` |" in text
+    assert "What people found." in text
+    assert "**Not the whole protocol:**" in text
+    assert "`lstm-128@0.5`" in text
+    for link in re.findall(r"\]\(([^)]+\.svg)\)", text):
+        drawing = ElementTree.parse(page.parent / link).getroot()
+        assert drawing.tag == f"{SVG}svg"
+        assert drawing.get("aria-label")
+    rows = [line for line in text.splitlines() if line.startswith("| `lstm` |")]
+    assert "2 × 20" in rows[0]
+    assert "200,000" in rows[0]
+    write_report(results, page, TABLES)
+    assert page.read_text() == text
+
+
+def test_nobody_that_another_dominates_is_on_the_front():
+    found = pictures.undominated(
+        {"dear": (9, 5.0), "cheap": (1, 2.0), "bad": (5, 1.0), "good": (4, 6.0), "same": (4, 6.0)}
+    )
+    assert found == ["cheap", "good"]
+
+
+def test_names_beside_a_picture_keep_apart_and_inside():
+    close = {f"agent{i}": (1_000.0 + i, Interval(50.0 + i / 100, 49.0, 51.0)) for i in range(12)}
+    drawing = ElementTree.fromstring(pictures.front(close, "parameters", "accuracy"))
+    heights = sorted(float(t.get("y")) for t in drawing.iter(f"{SVG}text") if (t.get("class") or "").startswith("name"))
+    assert len(heights) == 12
+    assert np.diff(heights).min() > 15
+    assert heights[0] > 0
+    assert heights[-1] < 400
+
+
+def test_a_curve_ends_where_the_shortest_training_ends():
+    lines = {
+        "a": [[(10.0, 1.0), (20.0, 2.0), (30.0, 9.0)], [(10.0, 3.0), (20.0, 4.0)]],
+        "b": [[(10.0, 0.0), (20.0, 1.0)]],
+    }
+    drawing = ElementTree.fromstring(pictures.curves(lines, "steps", "return"))
+    mean, _ = drawing.findall(f"{SVG}polyline")
+    assert len(mean.get("points").split()) == 2
+    assert "a 3.00" in {text.text for text in drawing.iter(f"{SVG}text")}
+    assert len(drawing.findall(f"{SVG}polygon")) == 1
+
+
+@pytest.mark.parametrize("values", [[5.0], [0.0, 0.0], [-1e-9, 1e9], [1, 2, 3]])
+def test_every_range_has_round_ticks_inside(values):
+    around = pictures.Range.around(values)
+    ticks = around.ticks()
+    assert 1 <= len(ticks) <= 12
+    assert all(around.low <= tick <= around.high for tick in ticks)

@@ -1,0 +1,215 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.suite import contestants, tuning
+from benchmarks.suite.recordings import read_actions, read_episodes
+from benchmarks.suite.results import read_agent
+from esper_agent.evaluate import COLUMNS
+from esper_agent.loggers import read_metrics
+from esper_env.config import ConfigError
+from tests.benchmarks.suite.tiny import TINY, UPDATE, quiet, runner, search, work
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.benchmarks.suite.tiny import runner
+def show(line):
+    if "steps" in line:
+        os.kill(os.getpid(), signal.SIGKILL)
+runner(Path(sys.argv[1])).work(["lstm"], seeds=[0], show=show)
+"""
+
+
+def columns_without_speed(path):
+    return [{k: v for k, v in row.items() if not k.startswith("speed/")} for row in read_metrics(path)]
+
+
+def same_results(one, other, agent):
+    """Are the files handed in the same, byte for byte?"""
+    names = ("digits.csv", "digits.actions.csv.gz", "digits.curves.csv.gz")
+    pairs = [(one / agent / name, other / agent / name) for name in names]
+    return all(a.exists() == b.exists() and (not a.exists() or a.read_bytes() == b.read_bytes()) for a, b in pairs)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Everything run without an interruption."""
+    folder = tmp_path_factory.mktemp("whole")
+    work(folder, "wait", "random", "heuristic", "greedy", "big", "lstm-no-feedback", "maskable-ppo")
+    work(folder, "lstm", seeds=[0])
+    return folder
+
+
+def test_a_run_folder_holds_what_it_is_and_where_it_came_from(whole):
+    made = json.loads((whole / "runs/digits/lstm/seed0/run.json").read_text())
+    assert (made["agent"], made["task"], made["training_seed"]) == ("lstm", "digits", 0)
+    assert made["steps"] == made["steps_of_the_protocol"] == 3 * UPDATE
+    assert made["settings"]["policy_options"] == {"width": 16, "head_width": 8}
+    (session,) = made["sessions"]
+    assert len(session["commit"].removesuffix("+changes")) == 40
+    assert session["versions"]["torch"] == torch.__version__
+    assert session["machine"]["processor"]
+
+
+def test_what_is_handed_in_has_a_row_and_an_action_sequence_for_every_held_out_episode(whole):
+    for name in ("wait", "random", "heuristic", "greedy", "lstm", "lstm-no-feedback", "maskable-ppo"):
+        with (whole / "results" / name / "digits.csv").open(newline="") as file:
+            assert tuple(next(csv.reader(file))) == COLUMNS
+        rows = read_episodes(whole / "results" / name / "digits.csv")
+        assert [row.evaluation_seed for row in rows] == TINY.held_out_seeds()
+        assert {row.agent for row in rows} == {name}
+        actions = read_actions(whole / "results" / name / "digits.actions.csv.gz")
+        assert set(actions) == {(row.training_seed, row.evaluation_seed) for row in rows}
+        assert all(taken.shape == (6, 8) for taken in actions.values())
+
+
+def test_greedy_counts_what_its_forks_have_cost(whole):
+    greedy, wait = (read_episodes(whole / f"results/{name}/digits.csv") for name in ("greedy", "wait"))
+    for row, waiting in zip(greedy, wait, strict=True):
+        assert row.env_steps > waiting.env_steps == 6
+        assert row.flops > waiting.flops * row.env_steps / 6 * 0.5
+
+
+@pytest.mark.parametrize("agent", ["lstm", "maskable-ppo", "greedy"])
+def test_a_run_that_stops_and_goes_on_is_the_one_that_did_not(whole, tmp_path, monkeypatch, agent):
+    monkeypatch.setattr(contestants, "GROUP", 2)
+    sessions = 0
+    seeds = [0] if agent != "greedy" else []
+    while not runner(tmp_path).work([agent], seeds=seeds, minutes=0, show=quiet):
+        sessions += 1
+        assert sessions < 9
+    assert sessions >= 1
+    assert same_results(tmp_path / "results", whole / "results", agent)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_where_its_last_checkpoint_is(whole, tmp_path):
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], env=environment, check=False, timeout=300)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "results").exists()
+    work(tmp_path, "lstm", seeds=[0])
+    assert same_results(tmp_path / "results", whole / "results", "lstm")
+
+
+def test_a_longer_run_that_continues_a_shorter_one_is_the_same_run(whole, tmp_path):
+    work(tmp_path, "lstm-100k")
+    shorter = (tmp_path / "runs/digits/lstm-100k/seed0/training/checkpoints/last.pt").read_bytes()
+    seen = []
+    assert runner(tmp_path).work(["lstm"], seeds=[0], show=seen.append)
+    assert len([line for line in seen if "steps" in line]) == 1  # the third update alone
+    assert same_results(tmp_path / "results", whole / "results", "lstm")
+    assert (tmp_path / "runs/digits/lstm-100k/seed0/training/checkpoints/last.pt").read_bytes() == shorter
+
+
+def test_runs_of_other_training_seeds_are_added_and_the_same_one_is_replaced(whole, tmp_path):
+    results = work(tmp_path, "lstm", seeds=[1])
+    work(tmp_path, "lstm", seeds=[0])
+    work(tmp_path, "lstm", seeds=[0])
+    rows = read_agent(results / "lstm").episodes("digits")
+    assert [(row.training_seed, row.evaluation_seed - 1_000_000) for row in rows] == [
+        (seed, i) for seed in (0, 1) for i in range(3)
+    ]
+    assert read_agent(results / "lstm").curves("digits").keys() == {0, 1}
+
+
+def test_a_scaled_run_is_labelled_in_folders_rows_and_manifest(tmp_path):
+    made = runner(tmp_path, budget=0.3)
+    assert made.work(["lstm-no-feedback"], show=quiet)
+    agent = read_agent(made.results / "lstm-no-feedback@0.3")
+    assert agent.name == "lstm-no-feedback@0.3"
+    assert {row.agent for row in agent.episodes("digits")} == {"lstm-no-feedback@0.3"}
+    assert agent.runs("digits")[0]["share_of_steps"] == pytest.approx(0.3, abs=0.01)
+    assert [path.name for path in (tmp_path / "runs/digits").iterdir()] == ["lstm-no-feedback@0.3"]
+
+
+def test_a_folder_begun_with_other_settings_is_not_continued(tmp_path):
+    work(tmp_path, "wait")
+    other = replace(TINY, env={"digits": TINY.env["digits"] | {"max_epochs": 5}})
+    with pytest.raises(ConfigError, match="was begun with env"):
+        runner(tmp_path, protocol=other).work(["wait"], show=quiet)
+
+
+def test_what_the_protocol_does_not_have_is_refused(tmp_path):
+    made = runner(tmp_path)
+    with pytest.raises(ConfigError, match="no training seed 7"):
+        made.work(["lstm"], seeds=[7], show=quiet)
+    with pytest.raises(ConfigError, match="not tuned on digits: esper bench tune --agent schedule --task digits"):
+        made.work(["schedule"], show=quiet)
+    with pytest.raises(ConfigError, match="nothing to tune"):
+        made.search("wait", "digits")
+
+
+def test_global_generators_are_left_as_they_were(tmp_path):
+    torch.manual_seed(3)
+    np.random.seed(3)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    work(tmp_path, "maskable-ppo")
+    assert torch.equal(torch.get_rng_state(), before[0])
+    np.testing.assert_array_equal(np.random.get_state()[1], before[1])
+
+
+def test_status_counts_what_is_finished_and_what_is_left(whole):
+    rows = {(entry.agent): (done, asked, left) for entry, done, asked, left in runner(whole).status()}
+    assert rows["lstm"] == (1, 2, 3 * UPDATE)
+    assert rows["wait"] == (1, 1, 0)
+    assert rows["schedule"] == (0, 1, 0)
+
+
+# Tuning
+
+STAGES = [[("blueprints.0", ("", "conv_light"))], [("tempo", (0, 1)), ("start", (0, 2))]]
+
+
+@pytest.fixture
+def small_grid(monkeypatch):
+    grid = replace(tuning.GRIDS["schedule"], stages=lambda slots: STAGES)
+    monkeypatch.setitem(tuning.GRIDS, "schedule", grid)
+
+
+@pytest.mark.usefixtures("small_grid")
+def test_a_search_tries_every_setting_once_goes_on_after_a_stop_and_takes_the_best(tmp_path):
+    one, other = search(tmp_path / "one"), search(tmp_path / "other")
+    assert one.run(scratch=tmp_path, show=quiet)
+    seen = []
+    while not other.run(scratch=tmp_path, deadline=0.0 if not seen else float("inf"), show=seen.append):
+        other.run(scratch=tmp_path, show=seen.append)
+    assert len(seen) == len(one.table.read_text().splitlines()) - 1 == 5  # one of the second stage was tried before
+    assert one.table.read_bytes() == other.table.read_bytes()
+    with one.table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    chosen = json.loads(one.result.read_text())
+    assert chosen["objective_return"] == max(float(row["objective_return"]) for row in rows)
+    assert one.settings() == chosen["settings"]
+
+
+@pytest.mark.usefixtures("small_grid")
+def test_the_tuned_schedule_plays_with_its_settings(tmp_path):
+    search(tmp_path).run(scratch=tmp_path, show=quiet)
+    work(tmp_path, "schedule")
+    made = json.loads((tmp_path / "runs/digits/schedule/run.json").read_text())
+    assert made["settings"] == search(tmp_path).settings()
+
+
+def test_a_settings_file_of_another_protocol_is_refused(tmp_path):
+    made = search(tmp_path)
+    made.folder.mkdir()
+    made.result.write_text(json.dumps({"protocol": 0, "settings": {}}))
+    with pytest.raises(ConfigError, match="belongs to version 0"):
+        made.settings()
+
+
+def test_settings_for_maskable_ppo_are_judged_by_training(tmp_path):
+    grid = tuning.GRIDS["maskable"]
+    settings = dict(grid.start) | {"rollout": 8, "batch_size": 8, "net_arch": [8], "n_epochs": 1}
+    value = grid.judge(settings, TINY.env_options("digits"), TINY, tmp_path, 1)
+    assert value == grid.judge(settings, TINY.env_options("digits"), TINY, tmp_path / "again", 1)

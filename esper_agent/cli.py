@@ -248,7 +248,7 @@ def _bench(args: Sequence[str]) -> Any:
             ) from error
     else:
         commands = Literal["run", "tune", "report", "validate", "status"]
-    what = Annotated[commands, tyro.conf.arg(name=""), tyro.conf.OmitSubcommandPrefixes]
+    what = Annotated[commands, tyro.conf.arg(name=""), tyro.conf.OmitSubcommandPrefixes]  # type: ignore[valid-type]
     return make_dataclass("Bench", [("what", what)], frozen=True, namespace={"__doc__": BENCH, "__call__": _called})
 
 

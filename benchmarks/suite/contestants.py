@@ -58,13 +58,14 @@ def run_script(run: Run, work: Work) -> bool:
 
 def run_greedy(run: Run, work: Work) -> bool:
     """Looking ahead on forks, a few episodes at a time."""
-    found = Played([], [])
+    found, progressed = Played([], []), False
     for first in range(0, len(run.evaluation_seeds), GROUP):
         seeds = run.evaluation_seeds[first : first + GROUP]
         part = Run(**{**_fields(run), "folder": run.folder / f"part{first:03d}"})
         if not part.finished:
-            if found.episodes and work.late:
+            if progressed and work.late:
                 return False
+            progressed = True
             part.finish(play_greedily(run.env, seeds, agent=run.label, threads=work.threads, **run.settings))
             work.show(f"{first + len(seeds)} of {len(run.evaluation_seeds)} episodes")
         rows = read_episodes(part.folder / "episodes.csv")

@@ -1,0 +1,99 @@
+"""Handing in results of an agent of one's own: its held-out episodes are played, recorded and written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+
+from benchmarks.reports import machine
+from benchmarks.suite import scaffold
+from benchmarks.suite.atomic import write_json
+from benchmarks.suite.playing import play
+from benchmarks.suite.protocol import PROTOCOL, Protocol
+from benchmarks.suite.recordings import key, read_actions, read_episodes, write_actions, write_episodes
+from benchmarks.suite.results import MANIFEST, RESULTS
+from benchmarks.suite.runs import commit, versions
+from esper_agent.spec import OBSERVATION_KEYS
+from esper_env.arrays import Bools, Ints
+from esper_env.config import ConfigError
+from esper_env.spaces import Observation
+
+Act = Callable[[Observation, Bools], Ints]
+"""From the observations of all episodes, and which of them begin now, to actions `[episodes, 8]`."""
+
+
+class Acting(TensorDictModuleBase):  # type: ignore[misc]
+    """A plain function as a policy."""
+
+    def __init__(self, act: Act) -> None:
+        super().__init__()
+        self.act = act
+        self.in_keys, self.out_keys = [*OBSERVATION_KEYS, "is_init"], ["action"]
+
+    def forward(self, td: TensorDictBase) -> TensorDictBase:
+        """Ask the function."""
+        observation = {name: td[name].numpy(force=True) for name in OBSERVATION_KEYS}
+        action = self.act(observation, td["is_init"].squeeze(-1).numpy(force=True))
+        td.set("action", torch.from_numpy(np.asarray(action, np.int64)))
+        return td
+
+
+def hand_in(
+    agent: str,
+    policy: TensorDictModuleBase | Act,
+    task: str,
+    *,
+    training_seed: int = -1,
+    training_steps: int = 0,
+    summary: str = "",
+    results: Path = RESULTS,
+    protocol: Protocol = PROTOCOL,
+    threads: int = 1,
+) -> Path:
+    """Play every held-out episode of a task once, and write what `esper bench validate` asks for.
+
+    Args:
+        agent: its name, and that of its folder; one that the protocol has is refused.
+        policy: what `create_policy` makes, or a function of observations and of which episodes begin.
+        task: of the protocol.
+        training_seed: seed that the agent was trained with, -1 if it was not.
+        training_steps: environment steps that it was trained for.
+        summary: a line on what it is.
+        results: folder of results.
+        protocol: whose environment and seeds are used.
+        threads: stacks of hosts run at the same time.
+
+    Returns:
+        The agent's folder.
+    """
+    if agent.partition("@")[0] in {contestant.name for contestant in protocol.contestants}:
+        raise ConfigError(
+            f"{agent!r} is a contestant of the protocol: run it with esper bench run, or take another name."
+        )
+    if not agent or any(sign in agent for sign in "/\\@|`"):
+        raise ConfigError(f"{agent!r} cannot be the name of an agent and its folder.")
+    scaffold.register()
+    chosen = policy if isinstance(policy, TensorDictModuleBase) else Acting(policy)
+    seeds = protocol.held_out_seeds()
+    played = play(chosen, protocol.env_options(task), seeds, agent=agent, training_seed=training_seed, threads=threads)
+    folder = results / agent
+    path, rows, recorded = folder / MANIFEST, folder / f"{task}.csv", folder / f"{task}.actions.csv.gz"
+    others = [row for row in (read_episodes(rows) if rows.exists() else []) if row.training_seed != training_seed]
+    kept = {
+        k: taken for k, taken in (read_actions(recorded) if recorded.exists() else {}).items() if k[0] != training_seed
+    }
+    mine = {key(episode): taken for episode, taken in zip(played.episodes, played.actions, strict=True)}
+    manifest = json.loads(path.read_text()) if path.exists() else {"runs": {}}
+    session = {"commit": commit(), "versions": versions(), "machine": machine()}
+    manifest["runs"].setdefault(task, {})[str(training_seed)] = {"steps": training_steps, "sessions": [session]}
+    about = {"agent": agent, "summary": summary or manifest.get("summary", ""), "protocol": protocol.version}
+    write_actions(recorded, kept | mine)
+    write_json(path, about | {"plans": False, "static": False, "runs": manifest["runs"]})
+    write_episodes(rows, [*others, *played.episodes])
+    return folder

@@ -1,0 +1,72 @@
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import benchmarks.suite
+from benchmarks.suite import submission
+from benchmarks.suite.protocol import HELD_OUT_SEED, PROTOCOL
+from benchmarks.suite.report import write_report
+from benchmarks.suite.results import read_agent
+from benchmarks.suite.submission import hand_in
+from benchmarks.suite.validation import validate
+from esper_agent.evaluate import COLUMNS
+from esper_agent.policies.registry import create_policy
+from esper_agent.spec import EnvSpec
+from esper_env.config import ConfigError
+from esper_env.env import SeedEnv
+from tests.benchmarks.suite.tiny import TINY
+
+GUIDE = (Path(benchmarks.suite.__file__).parent / "SUBMISSION.md").read_text()
+
+
+def waiting(observation, begins):
+    return np.zeros((len(begins), 8), np.int64)
+
+
+def test_the_guides_example_hands_in_what_validates(tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+    made = []
+
+    def tiny(*arguments, **options):
+        made.append(hand_in(*arguments, **options, results=tmp_path, protocol=TINY))
+
+    monkeypatch.setattr(submission, "hand_in", tiny)
+    exec(code, {})
+    assert validate(made[0], TINY).accepted
+    write_report(tmp_path, tmp_path / "page.md", TINY)
+    assert "`depthwise-grower`" in (tmp_path / "page.md").read_text()
+
+
+def test_the_guide_names_the_columns_and_the_held_out_seeds():
+    assert all(name in GUIDE for name in COLUMNS)
+    assert f"{HELD_OUT_SEED:,} to {HELD_OUT_SEED + PROTOCOL.episodes - 1:,}" in GUIDE
+
+
+def test_trainings_are_added_one_by_one_and_an_episode_begins_once(tmp_path):
+    begun = []
+
+    def act(observation, begins):
+        begun.append(begins.all())
+        return waiting(observation, begins)
+
+    for seed in (0, 1, 1):
+        folder = hand_in("mine", act, "digits", training_seed=seed, training_steps=7, results=tmp_path, protocol=TINY)
+    assert begun == ([True] + [False] * 5) * 3
+    agent = read_agent(folder)
+    assert [row.training_seed for row in agent.episodes("digits")] == [0, 0, 0, 1, 1, 1]
+    assert [run["steps"] for run in agent.runs("digits")] == [7, 7]
+    assert validate(folder, TINY).accepted
+
+
+def test_a_policy_of_ours_can_be_handed_in(tmp_path):
+    env = TINY.env_options("digits")
+    policy = create_policy("lstm", EnvSpec.of(SeedEnv(**env)), seed=1, width=16, head_width=8)
+    assert validate(hand_in("narrow", policy, "digits", results=tmp_path, protocol=TINY), TINY).accepted
+
+
+@pytest.mark.parametrize("name", ["lstm", "lstm@0.5", "", "a/b", "a|b"])
+def test_a_name_that_is_taken_or_no_folder_is_refused(tmp_path, name):
+    with pytest.raises(ConfigError):
+        hand_in(name, waiting, "digits", results=tmp_path, protocol=TINY)

@@ -96,7 +96,8 @@ def run_esper(run: Run, work: Work) -> bool:
         show: Callable[[Metrics, TrainConfig], None] = lambda metrics, config: work.show(  # noqa: E731
             progress_line(metrics, config.steps)
         )
-        train(config, resume=resume, show=show, budget=budget)
+        if not train(config, resume=resume, show=show, budget=budget):
+            raise KeyboardInterrupt  # its checkpoint is written; no other run shall begin
         # Every decision of the training, tens of megabytes that nobody here reads and a resumed run does not need.
         (run.training / "episodes.jsonl").unlink(missing_ok=True)
     if _steps(run) < run.steps:

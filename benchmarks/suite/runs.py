@@ -74,7 +74,11 @@ class Run:
         }
 
     def open(self) -> None:
-        """Begin the folder or continue it, noting commit and versions of every session that worked on it."""
+        """Begin the folder or continue it, noting commit and versions of every session that worked on it.
+
+        Raises:
+            ConfigError: when the folder was begun as something else.
+        """
         path, present = self.folder / "run.json", json.loads(json.dumps(self.describe()))
         session = {"commit": commit(), "versions": versions(), "machine": machine()}
         sessions: list[Any] = []
@@ -87,7 +91,7 @@ class Run:
                         f"{self.folder} was begun with {name} = {begun.get(name)!r} and cannot go on with {value!r}: "
                         "move it away, or choose another --runs."
                     )
-        if session not in sessions:
+        if session not in sessions and not self.finished:
             sessions.append(session)
         write_json(path, present | {"sessions": sessions})
 

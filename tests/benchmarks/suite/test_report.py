@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.suite import pictures
+from benchmarks.suite import pictures, scaffold
 from benchmarks.suite.atomic import write_json
 from benchmarks.suite.protocol import PROTOCOL, Comparison, Contestant, Entry, Protocol
-from benchmarks.suite.recordings import write_episodes, write_table
+from benchmarks.suite.recordings import write_actions, write_episodes, write_table
 from benchmarks.suite.report import gather, late_values, missing, outcomes, write_report
 from benchmarks.suite.results import CURVE_COLUMNS, read_agent, read_agents
 from benchmarks.suite.static import Point, write_points
@@ -167,3 +167,24 @@ def test_every_range_has_round_ticks_inside(values):
     ticks = around.ticks()
     assert 1 <= len(ticks) <= 12
     assert all(around.low <= tick <= around.high for tick in ticks)
+
+
+@pytest.mark.usefixtures("cells")
+def test_scaffolding_is_measured_once_and_again_when_the_actions_are_others(tmp_path, monkeypatch):
+    asked = []
+
+    def measure(actions, env, *, threads):
+        asked.append(len(actions))
+        return scaffold.Shares(0.5, 0.25, 0.125)
+
+    monkeypatch.setattr(scaffold, "measure", measure)
+    results, page = tmp_path / "results", tmp_path / "results.md"
+    rows = [Episode("wait", "cells", -1, 1_000_000, 1.0, 1.0, 17.0, 400, 1.0, 50)]
+    write_episodes(results / "wait" / "cells.csv", rows)
+    write_json(results / "wait" / "agent.json", {"agent": "wait", "protocol": 1, "runs": {}})
+    for episodes in (1, 1, 2):
+        actions = {(-1, 1_000_000 + i): np.zeros((2, 8), np.int64) for i in range(episodes)}
+        write_actions(results / "wait" / "cells.actions.csv.gz", actions)
+        write_report(results, page, replace(TABLES, env={"cells": {}}))
+    assert asked == [1, 2]
+    assert "| `wait` | 50% | 25% | 12% |" in page.read_text()

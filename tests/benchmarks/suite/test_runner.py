@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.suite import contestants, tuning
+from benchmarks.suite import contestants, runs, tuning
 from benchmarks.suite.recordings import read_actions, read_episodes
 from benchmarks.suite.results import read_agent
 from esper_agent.evaluate import COLUMNS
@@ -101,6 +101,14 @@ def test_a_killed_run_goes_on_where_its_last_checkpoint_is(whole, tmp_path):
     assert same_results(tmp_path / "results", whole / "results", "lstm")
 
 
+def test_after_an_interruption_no_other_run_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr(contestants, "train", lambda config, **options: False)
+    seen = []
+    with pytest.raises(KeyboardInterrupt):
+        runner(tmp_path).work(["lstm", "wait"], show=seen.append)
+    assert seen == ["lstm on digits, seed 0"]
+
+
 def test_a_longer_run_that_continues_a_shorter_one_is_the_same_run(whole, tmp_path):
     work(tmp_path, "lstm-100k")
     shorter = (tmp_path / "runs/digits/lstm-100k/seed0/training/checkpoints/last.pt").read_bytes()
@@ -130,6 +138,15 @@ def test_a_scaled_run_is_labelled_in_folders_rows_and_manifest(tmp_path):
     assert {row.agent for row in agent.episodes("digits")} == {"lstm-no-feedback@0.3"}
     assert agent.runs("digits")[0]["share_of_steps"] == pytest.approx(0.3, abs=0.01)
     assert [path.name for path in (tmp_path / "runs/digits").iterdir()] == ["lstm-no-feedback@0.3"]
+
+
+def test_a_finished_run_is_handed_in_again_as_it_was(tmp_path, monkeypatch):
+    results = work(tmp_path, "wait")
+    before = {path.name: path.read_bytes() for path in (results / "wait").iterdir()}
+    (results / "wait" / "digits.csv").unlink()
+    monkeypatch.setattr(runs, "commit", lambda: "another")
+    work(tmp_path, "wait")
+    assert {path.name: path.read_bytes() for path in (results / "wait").iterdir()} == before
 
 
 def test_a_folder_begun_with_other_settings_is_not_continued(tmp_path):

@@ -98,12 +98,21 @@ def run_esper(run: Run, work: Work) -> bool:
         )
         if not train(config, resume=resume, show=show, budget=budget):
             raise KeyboardInterrupt  # its checkpoint is written; no other run shall begin
-        # Every decision of the training, tens of megabytes that nobody here reads and a resumed run does not need.
-        (run.training / "episodes.jsonl").unlink(missing_ok=True)
+        _keep_what_goes_on(run)
     if _steps(run) < run.steps:
         return False
     policy, _ = load_policy(run.training, "last")
     return _play(run, work, policy)
+
+
+def _keep_what_goes_on(run: Run) -> None:
+    """Remove what a resumed run does not need, so that its folder is small enough to be carried elsewhere.
+
+    Every decision of the training is tens of megabytes that nobody reads here, and `last.pt` has a second name.
+    """
+    (run.training / "episodes.jsonl").unlink(missing_ok=True)
+    for numbered in (run.training / "checkpoints").glob("steps-*.pt"):
+        numbered.unlink()
 
 
 def training_config(run: Run, threads: int) -> TrainConfig:

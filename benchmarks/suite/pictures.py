@@ -19,9 +19,8 @@ PALETTE = (
     ("#0d7f8c", "#5fd0dd"),
     ("#8a6d00", "#dcc04a"),
 )
-"""Colours on light and on dark paper, in turn."""
+"""Colours on light and on dark paper. When they come round again, dots are hollow and lines dashed."""
 DASHES = ("", "7 4", "2 3")
-"""Beyond eight lines the colours return, dashed."""
 
 Points = Sequence[tuple[float, float]]
 
@@ -61,7 +60,7 @@ class Plot:
     width: int = 860
     height: int = 400
     left: int = 58
-    right: int = 190
+    right: int = 210
     top: int = 14
     bottom: int = 46
 
@@ -115,9 +114,14 @@ def front(results: Mapping[str, tuple[float, Interval]], x_title: str, y_title: 
         x, y = plot.at(cost, quality.value)
         low, high = plot.at(cost, quality.low)[1], plot.at(cost, quality.high)[1]
         shapes.append(f'<line class="stroke c{i % 8}" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
-        shapes.append(f'<circle class="fill c{i % 8}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>')
-        labels[agent] = (i, y, f"{agent} {quality.value:.1f}, {cost:,.0f}")
+        shapes.append(_dot(i, x, y))
+        labels[agent] = (i, y, f"{agent} {quality.value:.1f}")
     return _svg(plot, shapes + _legend(plot, labels), f"{y_title} against {x_title}")
+
+
+def _dot(index: int, x: float, y: float) -> str:
+    kind = "hollow" if index // 8 % 2 else "fill"
+    return f'<circle class="{kind} c{index % 8}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>'
 
 
 def undominated(results: Mapping[str, tuple[float, float]]) -> list[str]:
@@ -150,7 +154,7 @@ def intervals(results: Mapping[str, Interval], title: str) -> str:
         x, y = plot.at(interval.value, len(ordered) - row - 0.5)
         low, high = plot.at(interval.low, 0)[0], plot.at(interval.high, 0)[0]
         shapes.append(f'<line class="stroke {colour}" x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        shapes.append(f'<circle class="fill {colour}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>')
+        shapes.append(_dot(names.index(agent), x, y))
         shapes.append(f'<text x="{plot.left - 10}" y="{y + 4:.1f}" text-anchor="end">{escape(agent)}</text>')
         shapes.append(f'<text x="{plot.width - plot.right + 10}" y="{y + 4:.1f}">{interval.value:.2f}</text>')
     return _svg(plot, shapes, title)
@@ -168,19 +172,22 @@ def curves(lines: Mapping[str, Sequence[Points]], x_title: str, y_title: str) ->
             around = [(at[0][0], min(y for _, y in at)) for at in steps]
             around += [(at[0][0], max(y for _, y in at)) for at in reversed(steps)]
             shapes.append(f'<polygon class="band c{i % 8}" points="{_path(plot, around)}"/>')
-        dash = DASHES[i // 8 % 3]
-        style = f' stroke-dasharray="{dash}"' if dash else ""
-        shapes.append(f'<polyline class="curve c{i % 8}"{style} points="{_path(plot, mean)}"/>')
+        shapes.append(f'<polyline class="curve c{i % 8}"{_dash(i)} points="{_path(plot, mean)}"/>')
         last = mean[-1][1]
         labels[agent] = (i, plot.at(0, last)[1], f"{agent} {last:.2f}")
-    return _svg(plot, shapes + _legend(plot, labels), f"{y_title} over {x_title}")
+    return _svg(plot, shapes + _legend(plot, labels, lines=True), f"{y_title} over {x_title}")
+
+
+def _dash(index: int) -> str:
+    dash = DASHES[index // 8 % len(DASHES)]
+    return f' stroke-dasharray="{dash}"' if dash else ""
 
 
 def _path(plot: Plot, points: Points) -> str:
     return " ".join("{:.1f},{:.1f}".format(*plot.at(x, y)) for x, y in points)
 
 
-def _legend(plot: Plot, labels: Mapping[str, tuple[int, float, str]]) -> list[str]:
+def _legend(plot: Plot, labels: Mapping[str, tuple[int, float, str]], *, lines: bool = False) -> list[str]:
     """Names at the right, at the height of what they name, moved apart where they would overlap."""
     ordered = sorted(labels.values(), key=lambda label: label[1])
     heights: list[float] = []
@@ -191,11 +198,13 @@ def _legend(plot: Plot, labels: Mapping[str, tuple[int, float, str]]) -> list[st
     for i in range(len(heights) - 1, -1, -1):
         heights[i] = min(heights[i], limit)
         limit = heights[i] - 16
-    x = plot.width - plot.right + 14
-    return [
-        f'<text class="name c{i % 8}" x="{x}" y="{y:.1f}">{escape(text)}</text>'
-        for (i, _, text), y in zip(ordered, heights, strict=True)
-    ]
+    x = plot.width - plot.right + 16
+    shapes = []
+    for (i, _, text), y in zip(ordered, heights, strict=True):
+        line = f'<line class="curve c{i % 8}"{_dash(i)} x1="{x - 4}" x2="{x + 16}" y1="{y - 4:.1f}" y2="{y - 4:.1f}"/>'
+        shapes.append(line if lines else _dot(i, x + 6, y - 4))
+        shapes.append(f'<text class="name c{i % 8}" x="{x + 22}" y="{y:.1f}">{escape(text)}</text>')
+    return shapes
 
 
 def _svg(plot: Plot, shapes: Sequence[str], described: str) -> str:
@@ -210,6 +219,7 @@ def _svg(plot: Plot, shapes: Sequence[str], described: str) -> str:
         f"{dark}}}\n"
         "text { font: 13px sans-serif; fill: var(--soft); } .name { fill: var(--colour); }\n"
         ".grid { stroke: var(--grid); } .fill { fill: var(--colour); }\n"
+        ".hollow { fill: var(--paper); stroke: var(--colour); stroke-width: 2; }\n"
         ".stroke { stroke: var(--colour); stroke-width: 2.5; }\n"
         ".curve { fill: none; stroke: var(--colour); stroke-width: 2; }\n"
         ".band { fill: var(--colour); opacity: 0.15; }\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -101,27 +101,32 @@ class Outcome:
     ours: Interval | None = None
     theirs: Interval | None = None
     probability: Interval | None = None
+    whole: bool = True
+    """Are both there with all training seeds and episodes?"""
 
     @property
     def verdict(self) -> str:
         """Does the claim hold?"""
         if self.ours is None or self.theirs is None:
             return "not run yet"
+        so_far = "" if self.whole else " so far"
         if self.comparison.goal == "above":
-            return "holds" if self.ours.low > self.theirs.high else "**missed**"
+            return ("holds" if self.ours.low > self.theirs.high else "**missed**") + so_far
         if self.comparison.goal == "not below":
-            return "holds" if self.ours.value >= self.theirs.low else "**missed**"
-        return "reported"
+            return ("holds" if self.ours.value >= self.theirs.low else "**missed**") + so_far
+        return "reported" + so_far
 
 
 def outcomes(fields: Mapping[str, Field], protocol: Protocol) -> list[Outcome]:
     """Every comparison of the protocol."""
-    found = []
+    found, lacking = [], missing(fields, protocol)
     for comparison in protocol.comparisons:
         for task in comparison.tasks:
             for other in comparison.against:
                 for quantity in comparison.quantities:
-                    found.append(_outcome(fields.get(task), comparison, task, other, quantity))
+                    outcome = _outcome(fields.get(task), comparison, task, other, quantity)
+                    whole = not {(comparison.agent, task), (other, task)} & set(lacking)
+                    found.append(replace(outcome, whole=whole))
     return found
 
 
@@ -200,20 +205,25 @@ def _head(fields: Mapping[str, Field], protocol: Protocol) -> str:
         )
     lacking = missing(fields, protocol)
     if lacking:
-        text.append("**Not run yet, or not whole:** " + "; ".join(lacking) + ".")
+        by_task: dict[str, list[str]] = {}
+        for (agent, task), (there, asked) in lacking.items():
+            by_task.setdefault(task, []).append(
+                f"`{agent}`" + (f" ({there} of {asked} training seeds)" if there else "")
+            )
+        lines = "\n".join(f"- {task}: {', '.join(names)}" for task, names in by_task.items())
+        text.append(f"**Not run yet, or not whole:**\n\n{lines}")
     return "\n\n".join(text)
 
 
-def missing(fields: Mapping[str, Field], protocol: Protocol) -> list[str]:
-    """What the protocol asks for and the results do not hold."""
-    lacking = []
+def missing(fields: Mapping[str, Field], protocol: Protocol) -> dict[tuple[str, str], tuple[int, int]]:
+    """What the protocol asks for and the results do not hold: by agent and task, the training seeds there and asked."""
+    lacking = {}
     for entry in protocol.entries:
         here = fields.get(entry.task)
         rows = here.rows.get(entry.agent, []) if here else []
-        whole = {seed: sum(row.training_seed == seed for row in rows) >= protocol.episodes for seed in entry.seeds}
-        if not all(whole.values()):
-            seeds = f" ({sum(whole.values())} of {len(whole)} training seeds)" if len(whole) > 1 and rows else ""
-            lacking.append(f"`{entry.agent}` on {entry.task}{seeds}")
+        whole = sum(sum(row.training_seed == seed for row in rows) >= protocol.episodes for seed in entry.seeds)
+        if whole < len(entry.seeds):
+            lacking[entry.agent, entry.task] = (whole, len(entry.seeds))
     return lacking
 
 
@@ -223,8 +233,13 @@ def _note(folder: Path, name: str) -> str:
 
 
 def _claims(fields: Mapping[str, Field], protocol: Protocol) -> str:
-    rows = []
+    rows, waiting = [], dict[str, None]()
     for outcome in outcomes(fields, protocol):
+        if outcome.ours is None:
+            waiting[
+                f"{outcome.comparison.claim} (`{outcome.comparison.agent}` / `{outcome.other}`, {outcome.task})"
+            ] = None
+            continue
         low_high = outcome.probability
         chance = f"{low_high.value:.2f} [{low_high.low:.2f}, {low_high.high:.2f}]" if low_high else ""
         rows.append(
@@ -241,12 +256,14 @@ def _claims(fields: Mapping[str, Field], protocol: Protocol) -> str:
             ]
         )
     head = ["claim", "agent / other", "task", "quantity", "agent", "other", "P(agent > other)", "goal", "outcome"]
+    later = f"\n\nNot run yet: {'; '.join(waiting)}." if waiting else ""
     return (
         "## What became of the claims\n\n"
-        + markdown(head, rows)
+        + (markdown(head, rows) if rows else "Nothing has been compared yet.")
         + "\n\nGoals: *above*, the agent's interval lies above the other's; *not below*, its estimate reaches at least "
         "the lower end of the other's interval. P is the probability that an episode of the agent beats one of the "
-        "other's, ties counting half. `big` is compared epoch by epoch at the FLOPs of each episode of the agent."
+        "other's, ties counting half. `big` is compared episode by episode, after the epoch in which it has spent as "
+        "many FLOPs as the agent." + later
     )
 
 
@@ -272,8 +289,10 @@ def _late(fields: Mapping[str, Field], protocol: Protocol) -> str:
 
 
 def _task(here: Field, folder: Path) -> str:
-    rows, quality = [], {}
-    for name, episodes in here.rows.items():
+    rows, quality, ablations = [], {}, {ablation.name for ablation in ABLATIONS}
+    shown = [name for name in here.rows if unscaled(name)[0] not in ablations]
+    for name in shown:
+        episodes = here.rows[name]
         agent = here.agents[name]
         trainings = sorted({row.training_seed for row in episodes} - {-1})
         steps = sorted({run["steps"] for run in agent.runs(here.task) if run["steps"]})
@@ -295,7 +314,9 @@ def _task(here: Field, folder: Path) -> str:
         )
     head = ["agent", "training steps", "episodes", "objective return", "test accuracy, %", "parameters", "GFLOP"]
     head += ["epochs", "normalised"]
-    returns = {name: here.estimate(name, "objective_return") for name in here.rows}
+    if not shown:
+        return ""
+    returns = {name: here.estimate(name, "objective_return") for name in shown}
     _picture(folder, f"{here.task}-returns", pictures.intervals(returns, "objective return"))
     _picture(folder, f"{here.task}-front", pictures.front(quality, "parameters", "test accuracy, %"))
     text = [
@@ -307,8 +328,7 @@ def _task(here: Field, folder: Path) -> str:
         _embed(folder, f"{here.task}-returns", f"Objective return of every agent on {here.task}"),
         _embed(folder, f"{here.task}-front", f"Test accuracy against parameters on {here.task}"),
     ]
-    names = {ablation.name for ablation in ABLATIONS}
-    lines = learning_curves(here, [name for name in here.rows if unscaled(name)[0] not in names])
+    lines = learning_curves(here, shown)
     if lines:
         picture = pictures.curves(lines, "environment steps", "objective return, training episodes")
         _picture(folder, f"{here.task}-learning", picture)

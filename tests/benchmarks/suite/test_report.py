@@ -76,16 +76,23 @@ TABLES = Protocol(
 
 def test_claims_hold_are_missed_or_wait_for_their_runs(results):
     found = {(o.task, o.other): o for o in outcomes(gather(read_agents(results), TABLES), TABLES)}
-    assert found["digits", "wait"].verdict == "holds"
+    assert found["digits", "wait"].verdict == "holds so far"  # two of the three training seeds
     assert found["digits", "wait"].probability.value == 1.0
-    assert found["digits", "lstm"].verdict == "**missed**"
+    assert found["digits", "lstm"].verdict == "**missed** so far"
     assert found["digits", "lstm-128"].verdict == found["shapes", "lstm-128"].verdict == "not run yet"
+
+
+def test_with_all_its_training_seeds_a_claim_simply_holds(results):
+    hand_in(results, "lstm", 92.0, trainings=(0, 1, 2), params=2_300, steps=200_000)
+    found = {(o.task, o.other): o for o in outcomes(gather(read_agents(results), TABLES), TABLES)}
+    assert found["digits", "wait"].verdict == "holds"
+    assert found["digits", "big"].verdict == "**missed**"
 
 
 def test_big_is_compared_at_the_flops_of_the_agent(results):
     found = {(o.task, o.other): o for o in outcomes(gather(read_agents(results), TABLES), TABLES)}
     assert found["digits", "big"].theirs.value == 100.0  # 100 FLOP are reached in the fourth epoch, not the last row's
-    assert found["digits", "big"].verdict == "**missed**"
+    assert found["digits", "big"].verdict == "**missed** so far"
 
 
 def test_a_normalised_score_is_the_share_of_the_way_from_wait_to_big(results):
@@ -107,7 +114,7 @@ def test_what_is_late_in_training_is_the_last_tenth_of_each_run(results):
 
 def test_what_the_protocol_asks_for_and_is_not_there_is_named(results):
     lacking = missing(gather(read_agents(results), TABLES), TABLES)
-    assert lacking == ["`lstm` on digits (2 of 3 training seeds)", "`lstm-128` on digits"]
+    assert lacking == {("lstm", "digits"): (2, 3), ("lstm-128", "digits"): (0, 1)}
 
 
 def test_the_page_has_every_agent_its_pictures_and_the_notes(results, tmp_path):

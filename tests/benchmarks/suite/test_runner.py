@@ -58,6 +58,17 @@ def test_a_run_folder_holds_what_it_is_and_where_it_came_from(whole):
     assert len(session["commit"].removesuffix("+changes")) == 40
     assert session["versions"]["torch"] == torch.__version__
     assert session["machine"]["processor"]
+    files = {
+        str(p.relative_to(whole / "runs/digits/lstm/seed0")) for p in (whole / "runs/digits/lstm/seed0").rglob("*.*")
+    }
+    assert files == {
+        "run.json",
+        "episodes.csv",
+        "actions.csv.gz",
+        "training/config.json",
+        "training/metrics.csv",
+        "training/checkpoints/last.pt",
+    }
 
 
 def test_what_is_handed_in_has_a_row_and_an_action_sequence_for_every_held_out_episode(whole):

@@ -57,6 +57,11 @@ class Field:
         own, wait, big = (_mean(rows) for rows in (self.rows[agent], self.rows["wait"], self.against(agent, "big")))
         return (own - wait) / (big - wait) if big - wait >= LEAST_GAP else None
 
+    def outspends_big(self, agent: str) -> bool:
+        """Has an agent spent more than the longest training of `big` in any episode?"""
+        pairs = zip(self.rows[agent], self.against(agent, "big"), strict=True)
+        return any(row.flops > big.flops for row, big in pairs)
+
 
 def by_training(rows: Iterable[Episode], quantity: str) -> list[Floats]:
     """Scores, an array for each training seed, in the order of the evaluation seeds."""
@@ -309,7 +314,7 @@ def _task(here: Field, folder: Path) -> str:
                 f"{params:,.0f}",
                 f"{np.mean([row.flops for row in episodes]) / 1e9:,.2f}",
                 f"{np.mean([row.env_steps for row in episodes]):,.0f}",
-                "" if score is None else f"{score:.2f}",
+                "" if score is None else f"{score:.2f}{' *' if here.outspends_big(name) else ''}",
             ]
         )
     head = ["agent", "training steps", "episodes", "objective return", "test accuracy, %", "parameters", "GFLOP"]
@@ -324,7 +329,8 @@ def _task(here: Field, folder: Path) -> str:
         markdown(head, rows),
         "Parameters, GFLOP and epochs are means per episode: what growing one network costs, planning included, and "
         "training the agent not. *Normalised* is (agent − wait) / (big − wait) in mean test accuracy with `big` at the "
-        f"agent's FLOPs; empty where big is less than {LEAST_GAP:g} points above wait.",
+        f"agent's FLOPs; empty where big is less than {LEAST_GAP:g} points above wait. \\* The agent has spent more "
+        "than the longest training of big, which is compared at its last epoch.",
         _embed(folder, f"{here.task}-returns", f"Objective return of every agent on {here.task}"),
         _embed(folder, f"{here.task}-front", f"Test accuracy against parameters on {here.task}"),
     ]

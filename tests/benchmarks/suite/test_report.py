@@ -105,6 +105,16 @@ def test_a_normalised_score_is_the_share_of_the_way_from_wait_to_big(results):
     assert field.normalised("lstm") is None
 
 
+def test_who_spends_more_than_the_longest_training_of_big_is_marked(results, tmp_path):
+    hand_in(results, "planner", 92.0, flops=1e6)
+    field = gather(read_agents(results), TABLES)["digits"]
+    assert field.outspends_big("planner")
+    assert not field.outspends_big("lstm")
+    write_report(results, tmp_path / "page.md", TABLES)
+    (row,) = [line for line in (tmp_path / "page.md").read_text().splitlines() if line.startswith("| `planner` |")]
+    assert row.endswith(" * |")
+
+
 def test_what_is_late_in_training_is_the_last_tenth_of_each_run(results):
     entropy, alive, variance = (late_values(read_agent(results / "lstm"), "digits", late) for late in TABLES.late)
     assert entropy == pytest.approx([0.3, 0.3])

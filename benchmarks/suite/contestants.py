@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.suite import ablations, script
+from benchmarks.suite import ablations
 from benchmarks.suite.greedy import GROUP, play_greedily
 from benchmarks.suite.playing import Played, play
 from benchmarks.suite.recordings import read_actions, read_episodes
 from benchmarks.suite.runs import Run
+from benchmarks.suite.script import Script
 from benchmarks.suite.static import episodes, train_static, write_points
 from esper_agent.checkpoint import LAST
 from esper_agent.config import PPOConfig
@@ -52,8 +53,7 @@ def run_baseline(run: Run, work: Work) -> bool:
 
 def run_script(run: Run, work: Work) -> bool:
     """The tuned script."""
-    assert script.Script
-    return _play(run, work, create_policy("script", EnvSpec.of(SeedEnv(**run.env)), seed=0, **run.settings))
+    return _play(run, work, Script(EnvSpec.of(SeedEnv(**run.env)), **run.settings))
 
 
 def run_greedy(run: Run, work: Work) -> bool:

@@ -59,11 +59,11 @@ def plan(env_options: Mapping[str, Any], seeds: Sequence[int], *, every: int, ho
         for epoch in range(env.config.max_epochs):
             choices = candidates(observation, info) if epoch % every == 0 else [finishing(observation, info)]
             action, best = choices[0], np.full(len(company), -np.inf)
-            contested = np.any([(choice != choices[0]).any(1) for choice in choices], axis=0)
+            contested = np.logical_or.reduce([_differs(choice, choices[0]) for choice in choices])
             if contested.any():
                 state, left = env.get_state(), env.config.max_epochs - epoch
                 for choice in choices:
-                    differs = contested & ((choice != choices[0]).any(1) | (choice is choices[0]))
+                    differs = contested & (_differs(choice, choices[0]) | (choice is choices[0]))
                     fork.set_state(state)
                     value, spent = _probe(fork, choice, min(horizon, left), left, rent)
                     # Where a candidate is no other than the first, nobody would have tried it.
@@ -77,7 +77,7 @@ def plan(env_options: Mapping[str, Any], seeds: Sequence[int], *, every: int, ho
 
 
 def candidates(observation: Observation, info: Mapping[str, Any]) -> list[Ints]:
-    """Plausible actions `[envs, 8]`: finish what is begun, plant in the first or last free slot, or prune the worst.
+    """Plausible actions `[envs, 8]`: finish what is begun, plant in the first or last free slot, prune the worst.
 
     Where one is not legal it is replaced by the first.
     """
@@ -90,7 +90,7 @@ def candidates(observation: Observation, info: Mapping[str, Any]) -> list[Ints]:
             choice = np.tile(CANONICAL_ACTION, (len(first), 1))
             choice[:, OP], choice[:, SLOT], choice[:, BLUEPRINT] = Op.GERMINATE, slot, blueprint_names().index(name)
             found.append(np.where(free.any(1)[:, None], choice, first))
-    holding = legal[:, Op.PRUNE] & (info["stage"] == Stage.HOLDING)
+    holding: Bools = legal[:, Op.PRUNE] & (info["stage"] == Stage.HOLDING)
     worst = np.where(holding, info["shapley"], np.inf).argmin(1)
     choice = np.tile(CANONICAL_ACTION, (len(first), 1))
     choice[:, OP], choice[:, SLOT] = Op.PRUNE, worst
@@ -99,14 +99,22 @@ def candidates(observation: Observation, info: Mapping[str, Any]) -> list[Ints]:
 
 
 def finishing(observation: Observation, info: Mapping[str, Any]) -> Ints:
-    """Make permanent what can be, move on what can move on, wait otherwise: actions `[envs, 8]`."""
+    """Make permanent what helps, move on what can move on, wait otherwise: actions `[envs, 8]`."""
     legal = legal_slots(observation)
     action = np.tile(CANONICAL_ACTION, (len(legal), 1))
-    for op in (Op.ADVANCE, Op.FOSSILIZE):
-        able: Bools = legal[:, op].any(1)
+    for op, slots in (
+        (Op.ADVANCE, legal[:, Op.ADVANCE]),
+        (Op.FOSSILIZE, legal[:, Op.FOSSILIZE] & (info["shapley"] > 0)),
+    ):
+        able = slots.any(1)
         action[:, OP] = np.where(able, op, action[:, OP])
-        action[:, SLOT] = np.where(able, legal[:, op].argmax(1), action[:, SLOT])
+        action[:, SLOT] = np.where(able, slots.argmax(1), action[:, SLOT])
     return action
+
+
+def _differs(choice: Ints, other: Ints) -> Bools:
+    """Where do two choices `[envs, 8]` differ?"""
+    return np.asarray((choice != other).any(1))
 
 
 def _probe(fork: SeedVectorEnv, action: Ints, epochs: int, left: int, rent: float) -> tuple[Floats, Floats]:

@@ -136,7 +136,7 @@ def _state(agent: MaskablePPO, returns: Returns, env: SeedVecEnv, rows: list[dic
 
 
 def _restore(agent: MaskablePPO, returns: Returns, env: SeedVecEnv, saved: Mapping[str, Any]) -> list[dict[str, float]]:
-    agent.set_parameters(_loaded(saved).get_parameters())
+    agent.set_parameters(_loaded(saved).get_parameters())  # type: ignore[arg-type]
     agent.num_timesteps = saved["steps"]
     agent._n_updates = agent.n_epochs * len(saved["rows"])
     rest = checkpoint.unpack(saved["rest"])

@@ -10,7 +10,6 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from esper_agent.policies.baselines import Baseline
-from esper_agent.policies.registry import policy_names, register_policy
 from esper_agent.spec import EnvSpec
 from esper_env.actions import HEAD_INDEX, Op, Style, blueprint_names
 from esper_env.config import ConfigError, check_number, unknown_name
@@ -98,7 +97,3 @@ def _write(action: Tensor, op: Op, slots: Tensor) -> None:
     for name, value in (("op", torch.tensor(int(op))), ("slot", first)):
         column = action[..., HEAD_INDEX[name]]
         column.copy_(torch.where(able, value, column))
-
-
-if "script" not in policy_names():
-    register_policy("script", Script)

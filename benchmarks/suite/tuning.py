@@ -7,6 +7,7 @@ has been tried already is not tried again.
 from __future__ import annotations
 
 import csv
+import hashlib
 import itertools
 import json
 import time
@@ -19,7 +20,6 @@ import numpy as np
 
 from benchmarks.suite.atomic import replacing, write_json
 from benchmarks.suite.protocol import Contestant, Protocol
-from esper_agent.policies.registry import create_policy
 from esper_agent.spec import EnvSpec
 from esper_env.config import ConfigError
 from esper_env.env import SeedEnv
@@ -164,8 +164,9 @@ def _script_stages(slots: int) -> list[Stage]:
 
 def _judge_script(settings: Settings, env: Mapping[str, Any], protocol: Protocol, folder: Path, threads: int) -> float:
     from benchmarks.suite.playing import play
+    from benchmarks.suite.script import Script
 
-    policy = create_policy("script", EnvSpec.of(SeedEnv(**env)), seed=0, **settings)
+    policy = Script(EnvSpec.of(SeedEnv(**env)), **settings)
     played = play(policy, env, protocol.tuning_seeds(), agent="script", threads=threads)
     return float(np.mean([episode.objective_return for episode in played.episodes]))
 
@@ -183,7 +184,8 @@ def _judge_maskable(
     from benchmarks.suite.maskable import load_maskable, train_maskable
     from benchmarks.suite.playing import play
 
-    place = folder / f"{abs(hash_of(settings)):016x}"
+    words = json.dumps(dict(settings), sort_keys=True)
+    place = folder / hashlib.sha256(words.encode()).hexdigest()[:16]  # the same in every process
     train_maskable(
         place,
         settings,
@@ -196,13 +198,6 @@ def _judge_maskable(
     )
     played = play(load_maskable(place), env, protocol.tuning_seeds(), agent="maskable", threads=threads)
     return float(np.mean([episode.objective_return for episode in played.episodes]))
-
-
-def hash_of(settings: Settings) -> int:
-    """A number for settings that is the same in every process."""
-    import zlib
-
-    return zlib.crc32(json.dumps(dict(settings), sort_keys=True).encode())
 
 
 GRIDS = {

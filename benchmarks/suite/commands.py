@@ -133,10 +133,10 @@ class Status:
         from benchmarks.reports import table
         from benchmarks.suite.runner import Runner
 
-        rows, total = [], 0
-        for entry, done, asked, left in Runner(runs=self.runs, budget=self.budget).status():
+        rows, total, runner = [], 0, Runner(runs=self.runs, budget=self.budget)
+        for entry, done, asked, left in runner.status():
             total += left
-            hours = f"{left / self.speed / 3600:.1f}" if left else ""
+            hours = "tune first" if runner.untuned(entry) else f"{left / self.speed / 3600:.1f}" if left else ""
             rows.append(
                 [f"{entry.agent} on {entry.task}", f"{entry.steps:,}" if entry.steps else "", f"{done}/{asked}"]
             )

@@ -83,18 +83,19 @@ def candidates(observation: Observation, info: Mapping[str, Any]) -> list[Ints]:
     """
     first = finishing(observation, info)
     legal = legal_slots(observation)
-    free = legal[:, Op.GERMINATE]
-    found = [first]
+    free, found = legal[:, Op.GERMINATE], [first]
+    room: Bools = np.asarray(free.any(1))
     for slot in (free.argmax(1), free.shape[1] - 1 - free[:, ::-1].argmax(1)):
         for name in PLANTED:
             choice = np.tile(CANONICAL_ACTION, (len(first), 1))
             choice[:, OP], choice[:, SLOT], choice[:, BLUEPRINT] = Op.GERMINATE, slot, blueprint_names().index(name)
-            found.append(np.where(free.any(1)[:, None], choice, first))
+            found.append(np.where(room[:, None], choice, first))
     holding: Bools = legal[:, Op.PRUNE] & (info["stage"] == Stage.HOLDING)
     worst = np.where(holding, info["shapley"], np.inf).argmin(1)
     choice = np.tile(CANONICAL_ACTION, (len(first), 1))
     choice[:, OP], choice[:, SLOT] = Op.PRUNE, worst
-    found.append(np.where(holding.any(1)[:, None], choice, first))
+    held: Bools = np.asarray(holding.any(1))
+    found.append(np.where(held[:, None], choice, first))
     return found
 
 

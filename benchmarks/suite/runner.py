@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.suite import scaffold
 from benchmarks.suite.contestants import KINDS, Work
-from benchmarks.suite.protocol import PROTOCOL, Entry, Protocol, scaled
+from benchmarks.suite.protocol import PROTOCOL, Entry, Protocol, scaled, unscaled
 from benchmarks.suite.results import RESULTS, publish
 from benchmarks.suite.runs import Run
 from benchmarks.suite.tuning import FOLDER, Search
@@ -35,6 +35,11 @@ class Runner:
         if not contestant.grid:
             raise ConfigError(f"{agent} has nothing to tune.")
         return Search(contestant, contestant.tuned_on or task, self.protocol, self.tuned)
+
+    def untuned(self, entry: Entry) -> bool:
+        """Must the contestant be tuned before it can run?"""
+        agent = unscaled(entry.agent)[0]
+        return bool(self.protocol.contestant(agent).grid) and not self.search(agent, entry.task).result.exists()
 
     def run(self, entry: Entry, seed: int) -> Run:
         """The run of an entry with one training seed."""

@@ -193,6 +193,14 @@ def test_status_counts_what_is_finished_and_what_is_left(whole):
     assert rows["schedule"] == (0, 1, 0)
 
 
+def test_what_must_be_tuned_first_is_known(tmp_path):
+    made = runner(tmp_path)
+    assert [entry.agent for entry in TINY.entries if made.untuned(entry)] == ["schedule"]
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned/schedule-digits.json").write_text("{}")
+    assert not any(made.untuned(entry) for entry in TINY.entries)
+
+
 # Tuning
 
 STAGES = [[("blueprints.0", ("", "conv_light"))], [("tempo", (0, 1)), ("start", (0, 2))]]

@@ -19,7 +19,7 @@ from benchmarks.reports import table
 from esper_env.actions import CANONICAL_ACTION, HEAD_INDEX, Op, blueprint_names
 from esper_env.arrays import Bools, Ints
 from esper_env.lifecycle.stages import BLENDED, Stage
-from esper_env.network.hosts import CnnHost
+from esper_env.network.cnn import CnnHost
 from esper_env.tasks import Task, register_task
 from esper_env.tasks.data import Dataset, Split
 from esper_env.testing import legal_slots

@@ -17,6 +17,7 @@ TASKS = "Tasks"
 _LOADED = re.compile(
     r"<(?:script|img|link rel=\"(?:stylesheet|preconnect|preload)\")[^>]*(?:src|href)=\"(https?://[^\"]*)"
 )
+_OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+((?:examples|tests|benchmarks)/[^)#]+)[^)]*\)")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -36,8 +37,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Fill in what the page asks for."""
-    return fill(markdown)
+    """Fill in what the page asks for; files beside the documentation are named, for a site cannot link to them."""
+    return fill(_OUTSIDE.sub(r"`\2`", markdown))
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:

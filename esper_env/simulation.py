@@ -384,10 +384,11 @@ class Simulation:
         return schedules.alpha(self.slots, self.signals.epoch)
 
     def legality(self) -> Bools:
-        """`legal[env, op, slot]` of the present state."""
+        """`legal[env, op, slot]` of the present state, to read only."""
         if self._known.legal is None:
             epoch, accuracy, config = self.signals.epoch, self.signals.accuracy, self.config.lifecycle
             self._known.legal = legality(self.slots, epoch, accuracy, self.plantable, config)
+            self._known.legal.setflags(write=False)  # the next step decides by this very array
         return self._known.legal
 
     def masks(self) -> Masks:

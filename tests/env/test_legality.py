@@ -13,6 +13,7 @@ from esper_env.lifecycle.stages import Stage
 from esper_env.lifecycle.state import Slots
 from esper_env.lifecycle.transitions import apply_ops
 from esper_env.masks import head_slices, masks
+from tests.conftest import BRIEF, simulate
 from tests.env.lifecycle_reference import (
     BLUEPRINT_NAMES,
     OPS,
@@ -199,3 +200,9 @@ def test_a_value_outside_the_space_is_refused_only_in_a_head_that_matters() -> N
     executed, _ = life.step(np.array([[0, 1, 0, 0, 0, 99, -5, 1], [0, 1, 4, 0, 0, 0, 0, 1]]))
     assert executed.tolist() == [True, False]
     assert life.slots.stage.ravel().tolist() == [Stage.GERMINATED, Stage.DORMANT]
+
+
+def test_the_array_that_the_next_step_decides_by_cannot_be_written_to() -> None:
+    simulation = simulate(2, training=BRIEF)
+    with pytest.raises(ValueError, match="read-only"):
+        simulation.legality()[0, Op.FOSSILIZE, 0] = True

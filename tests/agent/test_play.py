@@ -216,7 +216,15 @@ def test_a_policy_for_other_sizes_is_refused(trained):
 def test_a_terminal_sees_one_frame_at_a_time_and_ctrl_c_ends_it():
     terminal, ours = pty.openpty()
     words = [sys.executable, "-m", "esper_agent", "play", "--seed", "3", "--env", json.dumps(OPTIONS)]
-    process = subprocess.Popen(words, stdin=ours, stdout=ours, stderr=ours, env={**os.environ, "TERM": "xterm"})
+    process = subprocess.Popen(
+        words,
+        stdin=ours,
+        stdout=ours,
+        stderr=ours,
+        env={**os.environ, "TERM": "xterm"},
+        # Tests that run in the background are told to ignore Ctrl-C, and would hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     os.close(ours)
     asked = rb"q to leave\r\n.*> $"
     try:

@@ -68,6 +68,7 @@ def test_a_run_folder_holds_what_it_is_and_where_it_came_from(whole):
         "training/config.json",
         "training/metrics.csv",
         "training/checkpoints/last.pt",
+        "training/report.html",
     }
 
 

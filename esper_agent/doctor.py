@@ -13,6 +13,7 @@ EXTRAS = {
     "agent": ("torchrl", "tensordict", "tyro", "rich", "tensorboard"),
     "compat": ("stable-baselines3", "sb3-contrib"),
     "render": ("pillow",),
+    "examples": ("minari", "optuna", "moviepy"),
     "ray": ("ray",),
 }
 """Packages that each extra brings; those of the empty name come with Esper itself."""

@@ -188,3 +188,8 @@ def test_documents_name_files_modules_and_commands_that_exist(document):
 
 def test_the_picture_is_small():
     assert (ROOT / "docs" / "episode.svg").stat().st_size < 20_000
+
+
+def test_the_citation_names_the_version_and_the_license_of_the_package():
+    cited = dict(re.findall(r"^(version|license|cff-version): (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE))
+    assert cited == {"cff-version": "1.2.0", "version": PROJECT["version"], "license": PROJECT["license"]}

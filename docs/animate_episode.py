@@ -1,6 +1,6 @@
 """Draw docs/episode.gif: an episode of the script of docs/episode.svg, as the environment itself draws it.
 
-    python -m docs.animate_episode
+Run it with `python -m docs.animate_episode`.
 """
 
 from __future__ import annotations

@@ -191,5 +191,6 @@ def test_the_picture_is_small():
 
 
 def test_the_citation_names_the_version_and_the_license_of_the_package():
-    cited = dict(re.findall(r"^(version|license|cff-version): (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE))
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    cited = dict(re.findall(r"^(version|license|cff-version): (.+)$", citation, re.MULTILINE))
     assert cited == {"cff-version": "1.2.0", "version": PROJECT["version"], "license": PROJECT["license"]}

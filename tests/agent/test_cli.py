@@ -147,6 +147,13 @@ def test_lists_name_everything(capsys):
     assert capsys.readouterr().out == listing("tasks") + "\n"
 
 
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = f"{sys.executable} -u -m esper_agent list metrics | head -1"
+    ended = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert len(ended.stdout.splitlines()) == 1
+    assert ended.stderr == ""
+
+
 def test_every_policy_that_is_shipped_says_what_it_is():
     fresh = [sys.executable, "-m", "esper_agent", "list", "policies"]  # other tests have registered theirs here
     said = subprocess.run(fresh, capture_output=True, text=True, check=True).stdout

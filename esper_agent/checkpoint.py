@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = "esper-checkpoint"
-VERSION = 1
+VERSION = 2
 LAST, BEST = "last.pt", "best.pt"
 UNFINISHED = ".unfinished"
 

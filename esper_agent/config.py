@@ -99,7 +99,10 @@ class PPOConfig(Options):
     target_kl: float | None = None
     """The update stops when the approximate KL, summed over heads, exceeds 1.5 times this; None never stops."""
     learning_rate: float = 5e-4
-    """Adam's learning rate."""
+    """Adam's learning rate at the start."""
+    learning_rate_decay: float | None = 50_000.0
+    """Environment steps after which the learning rate is half of that; after n times as many it is 1/(1 + n).
+    None keeps it. It depends on what was seen, not on how long the run will be, so a run can always go on."""
     adam_epsilon: float = 1e-5
     """Adam's epsilon."""
     max_gradient_norm: float = 0.5
@@ -124,9 +127,9 @@ class PPOConfig(Options):
             check_number(name, getattr(self, name), 0)
         for name in ("max_gradient_norm", "reward_clip"):
             check_number(name, getattr(self, name), 1e-12)
-        for name in ("value_clip", "target_kl"):
+        for name, least in (("value_clip", 0.0), ("target_kl", 0.0), ("learning_rate_decay", 1.0)):
             if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), 0)
+                check_number(name, getattr(self, name), least)
         _check_heads("entropy_weights", self.entropy_weights)
 
     @property

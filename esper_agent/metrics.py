@@ -59,6 +59,7 @@ METRICS: dict[str, str] = {
     **{f"value_loss/{op}": f"squared error of Q(s, {op}) where it was taken" for op in Op.__members__},
     "value/explained_variance": "1 - Var(target - value) / Var(target), the denominator floored at 0.01",
     "value/nrmse": "root mean squared error of the critic over the targets' standard deviation, floored alike",
+    "update/learning_rate": "learning rate of this update",
     "update/steps": "optimizer steps of this update",
     "update/stopped": "1 when the KL stopped the update early",
     "update/last_kl": "KL before the last minibatch",

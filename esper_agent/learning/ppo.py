@@ -58,11 +58,22 @@ class PPO:
         else:
             self.generator.manual_seed(seed)
         self.bad_steps = 0
+        self.seen = 0
+        """Environment steps learned from so far."""
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next update."""
+        initial, decay = self.config.learning_rate, self.config.learning_rate_decay
+        return initial if decay is None else initial / (1 + self.seen / decay)
 
     def update(self, rollout: TensorDictBase) -> dict[str, float]:
         """Learn from one rollout `[envs, time]` or `[workers, envs, time]`; returns metrics, means over minibatches."""
         config = self.config
         batch = self._prepare(rollout)
+        learning_rate = self.learning_rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
         history: list[dict[str, Tensor]] = []
         stopped, kl = False, 0.0
         for envs in self._minibatches(len(batch)):
@@ -74,8 +85,10 @@ class PPO:
                 break
             history.append(loss.metrics | self._step(loss))
         self._observe(rollout)
+        self.seen += batch.numel()
         return {
             **_averages(history),
+            "update/learning_rate": learning_rate,
             "update/steps": float(len(history)),
             "update/stopped": float(stopped),
             "update/last_kl": kl,
@@ -90,6 +103,7 @@ class PPO:
             "reward_normalizer": self.reward_normalizer.state_dict(),
             "generator": self.generator.get_state(),
             "bad_steps": self.bad_steps,
+            "seen": self.seen,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -97,7 +111,7 @@ class PPO:
         self.optimizer.load_state_dict(state["optimizer"])
         self.reward_normalizer.load_state_dict(state["reward_normalizer"])
         self.generator.set_state(state["generator"])
-        self.bad_steps = state["bad_steps"]
+        self.bad_steps, self.seen = state["bad_steps"], state["seen"]
 
     def _prepare(self, rollout: TensorDictBase) -> TensorDictBase:
         """A copy of the rollout with normalised rewards, advantages and value targets; the rollout stays as it is."""

@@ -140,6 +140,23 @@ def test_an_update_resumed_from_saved_state_is_bit_for_bit_the_same():
     assert same(weights(policy), weights(resumed_policy))
 
 
+def test_the_learning_rate_is_half_after_so_many_steps_wherever_the_run_was_cut():
+    policy = small_policy()
+    rollout = one_rollout(policy)
+    steps = rollout.numel()
+    config = replace(FAST, learning_rate=8e-4, learning_rate_decay=float(steps))
+    ppo = PPO(policy, config, num_envs=8, seed=0)
+    rates = [ppo.update(rollout)["update/learning_rate"] for _ in range(2)]
+    resumed = PPO(policy, config, num_envs=8, seed=0)
+    resumed.load_state_dict(ppo.state_dict())
+    rates.append(resumed.update(rollout)["update/learning_rate"])
+    assert resumed.optimizer.param_groups[0]["lr"] == rates[-1]
+    assert rates == pytest.approx([8e-4, 8e-4 / 2, 8e-4 / 3])
+    forever = PPO(policy, replace(config, learning_rate_decay=None), num_envs=8, seed=0)
+    forever.seen = 10**9
+    assert forever.learning_rate == 8e-4
+
+
 def test_a_step_that_is_not_finite_is_skipped_and_three_in_a_row_end_the_training():
     policy = small_policy()
     ppo = PPO(policy, PPOConfig(minibatches=2, epochs=1, normalize_rewards=False), num_envs=8, seed=0)

@@ -59,7 +59,7 @@ class Grower:
     def act(self, simulation: Simulation) -> Ints:
         """The next action of every environment."""
         vectors = waiting(simulation.envs)
-        legal, slots = simulation.legality(), simulation.slots
+        legal, slots = simulation.legality().copy(), simulation.slots
         masks = np.resize(self.released, simulation.envs)[:, None] >> np.arange(simulation.num_slots) & 1
         trained = (slots.epochs_in_stage >= self.training_epochs) & masks.astype(bool)
         legal[:, Op.ADVANCE] &= (slots.stage != Stage.TRAINING) | trained

@@ -66,9 +66,11 @@ class _Convolutions(Blueprint):
         return parameters
 
     def delta(self, p: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        last = len(self.kernels) - 1
         for i in range(len(self.kernels)):
-            x = layers.conv_norm_relu(x, p[f"conv{i}"], p[f"scale{i}"], p[f"shift{i}"])
-        return layers.channel_scale(x, p["gamma"])
+            factor = p["gamma"] if i == last else None
+            x = layers.conv_norm_relu(x, p[f"conv{i}"], p[f"scale{i}"], p[f"shift{i}"], factor)
+        return x
 
 
 class ConvSmall(_Convolutions):
@@ -108,8 +110,7 @@ class Depthwise(Blueprint):
 
     def delta(self, p: Mapping[str, Tensor], x: Tensor) -> Tensor:
         x = layers.conv(layers.conv(x, p["depthwise"], depthwise=True), p["pointwise"])
-        x = layers.norm_relu(x, p["gamma"].shape[0], p["scale"], p["shift"])
-        return layers.channel_scale(x, p["gamma"])
+        return layers.norm_relu(x, p["gamma"].shape[0], p["scale"], p["shift"], p["gamma"])
 
 
 class Bottleneck(Blueprint):

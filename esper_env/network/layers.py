@@ -20,6 +20,8 @@ Float32 = npt.NDArray[np.float32]
 
 MATMUL_WEIGHTS, MATMUL_POSITIONS = 128, 4
 """With at least so many weights, on at most so many positions, a 1×1 convolution is faster as a matrix product."""
+SUMMED_CHANNELS, SUMMED_POSITIONS = 4, 64
+"""With at most so many channels, on at least so many positions, GroupNorm of a stack is faster by its own sums."""
 NORM_EPSILON = 1e-5
 """Added to variances; torch's default."""
 
@@ -119,18 +121,75 @@ class _NormedSpread(Function):
         return back, weight_grad * positions, _sum_batch(normed) * positions, _sum_batch(plain) * positions
 
 
-def norm_relu(x: Tensor, n: int, scale: Tensor, shift: Tensor) -> Tensor:
-    """ReLU of GroupNorm."""
-    return F.relu_(group_norm(x, n, scale, shift))
+class _NormedMaps(Function):
+    """ReLU of GroupNorm, times a factor per channel where there is one, in few passes over the maps.
+
+    With mean and variance at hand the norm is one affine function of the map for each channel. Both directions need
+    sums over positions only, and those of the factor's gradient are among them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, factor: Tensor | None) -> Tensor:
+        ctx.shape, groups = scale.shape, len(scale) * norm_groups(scale.shape[1])
+        scale, shift = scale.reshape(groups, -1), shift.reshape(groups, -1)
+        mean = _average(x, groups).mean(2, keepdim=True)
+        variance = _average(x.square(), groups).mean(2, keepdim=True) - mean.square()
+        rstd = variance.clamp_min_(0).add_(NORM_EPSILON).rsqrt_()
+        slope = scale * rstd
+        offset = shift - mean * slope
+        out = torch.addcmul(_per_map(offset), x, _per_map(slope)).relu_()
+        ctx.save_for_backward(x, out, scale, mean, rstd, slope, offset, factor)
+        return out if factor is None else out * factor.reshape(1, -1, 1, 1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, out, scale, mean, rstd, slope, offset, factor = ctx.saved_tensors
+        groups, positions = len(scale), x.shape[2] * x.shape[3]
+        grad = torch.ops.aten.threshold_backward(grad, out, 0)
+        plain, mapped = _average(grad, groups), _average(grad * x, groups)
+        factor_grad, through = None, slope
+        if factor is not None:
+            factor_grad = _sum_batch(slope * mapped + offset * plain).view_as(factor) * positions
+            wide = factor.reshape(groups, -1)
+            plain, mapped, through = plain * wide, mapped * wide, slope * wide
+        normed = (mapped - mean * plain) * rstd
+        back = None
+        if ctx.needs_input_grad[0]:
+            # What the norm takes from each gradient: its mean, and its part along the normalised map.
+            centre, along = (scale * plain).mean(2, keepdim=True), (scale * normed).mean(2, keepdim=True) * rstd
+            level, lean = (along * mean - centre) * rstd, -along * rstd
+            back = torch.addcmul(_per_map(level.expand_as(slope)), x, _per_map(lean.expand_as(slope)))
+            back.addcmul_(grad, _per_map(through))
+        scale_grad, shift_grad = _sum_batch(normed).view(ctx.shape), _sum_batch(plain).view(ctx.shape)
+        return back, scale_grad * positions, shift_grad * positions, factor_grad
 
 
-def conv_norm_relu(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Convolution as in `conv`, GroupNorm and ReLU; scale and shift are `[n, out]`."""
+def _average(x: Tensor, groups: int) -> Tensor:
+    """Mean over positions of maps, as `[batch, groups, channels of a group]`."""
+    return F.avg_pool2d(x, x.shape[2:]).reshape(len(x), groups, -1)
+
+
+def _per_map(v: Tensor) -> Tensor:
+    """`[batch, groups, channels]` as 1×1 maps, to be broadcast over positions."""
+    return v.reshape(len(v), -1, 1, 1)
+
+
+def norm_relu(x: Tensor, n: int, scale: Tensor, shift: Tensor, factor: Tensor | None = None) -> Tensor:
+    """ReLU of GroupNorm, times a factor per channel where given; scale, shift and factor are `[n, channels]`."""
+    if n > 1 and scale.shape[1] <= SUMMED_CHANNELS and x.shape[2] * x.shape[3] >= SUMMED_POSITIONS:
+        normed: Tensor = _NormedMaps.apply(x, scale, shift, factor)  # type: ignore[no-untyped-call]
+        return normed
+    x = F.relu_(group_norm(x, n, scale, shift))
+    return x if factor is None else channel_scale(x, factor)
+
+
+def conv_norm_relu(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, factor: Tensor | None = None) -> Tensor:
+    """Convolution as in `conv`, GroupNorm and ReLU, times a factor per channel where given; all three `[n, out]`."""
     n, out, into, kernel = weight.shape[:4]
-    if kernel == 1 and into == 1 and n > 1 and norm_groups(out) == 1:
+    if kernel == 1 and into == 1 and n > 1 and norm_groups(out) == 1 and factor is None:
         normed: Tensor = _NormedSpread.apply(x, weight.view(n, out), scale, shift)  # type: ignore[no-untyped-call]
         return normed
-    return norm_relu(conv(x, weight), n, scale, shift)
+    return norm_relu(conv(x, weight), n, scale, shift, factor)
 
 
 class _Rescale(Function):

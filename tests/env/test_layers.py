@@ -43,7 +43,7 @@ def plain(x, weight, scale, shift):
     return F.relu(F.group_norm(x, n * max(1, out // 16), scale.flatten(), shift.flatten()))
 
 
-@pytest.mark.parametrize("size", [2, 6])
+@pytest.mark.parametrize("size", [2, 6, 8])
 @pytest.mark.parametrize(("n", "kind"), list(itertools.product([1, 2, 5], KINDS)))
 def test_a_block_is_a_convolution_a_group_norm_and_a_relu(n, kind, size):
     inputs = block(n, *kind, size=size)
@@ -52,6 +52,19 @@ def test_a_block_is_a_convolution_a_group_norm_and_a_relu(n, kind, size):
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(got_grads, want_grads, rtol=1e-8, atol=1e-8)
     assert got.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("size", [2, 8])
+@pytest.mark.parametrize("kind", [(4, 8, 1), (4, 4, 3)])
+def test_a_factor_per_channel_multiplies_a_block_and_gets_its_gradient(kind, size):
+    *inputs, grad = block(3, *kind, size=size)
+    factor = torch.randn(3, kind[1], generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    leaves = [t.clone().requires_grad_() for t in (*inputs, factor)]
+    got, want = layers.conv_norm_relu(*leaves), plain(*leaves[:-1]) * leaves[-1].view(1, -1, 1, 1)
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+    got_grads, want_grads = (torch.autograd.grad(out, leaves, grad) for out in (got, want))
+    torch.testing.assert_close(got_grads, want_grads, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("kind", KINDS[:4])
@@ -64,7 +77,7 @@ def test_an_image_without_contrast_is_finite_and_its_block_says_so(kind):
     torch.testing.assert_close(out, want, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [2, 6])
+@pytest.mark.parametrize("size", [2, 6, 8])
 @pytest.mark.parametrize("kind", KINDS)
 def test_neighbours_change_no_bit_of_a_block_not_even_infinite_ones(kind, size):
     into, out, _ = kind

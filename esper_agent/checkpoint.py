@@ -97,7 +97,8 @@ class CheckpointFolder:
         """Write the state after `steps` as the last, as the best if it is, and as one of the newest."""
         numbered = self.folder / f"steps-{steps:012d}.pt"
         write(numbered, content)
-        for name in (LAST, BEST) if best else (LAST,):
+        # The best first: killed in between, a resumed run lives this update again and finds the same best.
+        for name in (BEST, LAST) if best else (LAST,):
             self._alias(numbered, self.folder / name)
         for old in self.folder.glob(f".*{UNFINISHED}"):  # of a process killed while it wrote
             old.unlink()

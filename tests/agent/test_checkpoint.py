@@ -143,6 +143,9 @@ class Dies:
 content = {"weights": torch.zeros(100_000), "steps": 2}
 if moment == "writing":
     content["late"] = Dies()
+elif moment == "between":
+    replace = os.replace
+    os.replace = lambda source, target: die() if Path(target).name == checkpoint.LAST else replace(source, target)
 else:
     setattr(os, moment, die)
 folder.save(content, 2, best=True)
@@ -158,6 +161,13 @@ def test_a_kill_during_a_save_leaves_the_previous_checkpoint(tmp_path, moment):
     CheckpointFolder(tmp_path, keep=2).save({"steps": 3}, 3)
     assert checkpoint.read(tmp_path / checkpoint.LAST)["steps"] == 3
     assert not list(tmp_path.glob(f".*{checkpoint.UNFINISHED}"))
+
+
+def test_a_kill_between_the_names_of_a_new_best_loses_neither_the_best_nor_the_way_to_it(tmp_path):
+    result = subprocess.run([sys.executable, "-c", KILLED, tmp_path, "between"], capture_output=True, text=True)
+    assert result.returncode == -signal.SIGKILL, result.stderr
+    assert checkpoint.read(tmp_path / checkpoint.BEST)["steps"] == 2
+    assert checkpoint.read(tmp_path / checkpoint.LAST)["steps"] == 1  # from here the second is lived again
 
 
 def test_the_newest_the_last_and_the_best_are_kept(tmp_path):

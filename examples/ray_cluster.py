@@ -5,7 +5,7 @@
     ray start --address HEAD:6379                                   # on every other one
     OMP_NUM_THREADS=1 python examples/ray_cluster.py --address auto --workers 16
 
-Without --address it runs on this machine alone, which `esper train --backend ray --workers 2` does as well.
+Without --address it runs on this machine alone. `esper train --backend ray` does the same, with --ray-address.
 """
 
 import argparse

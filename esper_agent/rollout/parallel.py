@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import re
 import signal
 import tempfile
 import threading
@@ -31,6 +32,10 @@ PATIENCE = 1e6
 """Seconds that an idle worker waits for work; TorchRL's own 10,000 would end it during a very long pause."""
 
 
+START_TIMEOUT = 300.0
+"""Seconds that the workers may take to start, if `step_timeout` is not longer: imports can be slow."""
+
+
 class WorkerError(RuntimeError):
     """A worker process died, raised an error or did not answer in time; the message says which, and why."""
 
@@ -50,6 +55,7 @@ class WorkerEnv(SeedTorchEnv):
         with _leaving_word(word):
             super().__init__(num_envs, **options)
         self._word = word
+        _ready(word).touch()
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         with _leaving_word(self._word):
@@ -75,6 +81,11 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
+def _ready(word: str) -> Path:
+    """The file by which a worker says that it is built."""
+    return Path(word).with_suffix(".ready")
+
+
 @contextlib.contextmanager
 def _leaving_word(word: str) -> Iterator[None]:
     try:
@@ -91,7 +102,8 @@ class ParallelRollouts(BatchedRollouts):
     core keeps all cores at work. A script that uses it needs the usual `if __name__ == "__main__":`, for workers are
     spawned.
 
-    A worker that dies, raises, or takes longer than `step_timeout` for a step ends all of them in a `WorkerError`.
+    A worker that dies, raises, or takes longer than `step_timeout` for a step, ends all of them in a `WorkerError`; so
+    does one that does not start within `START_TIMEOUT`.
 
     Args:
         policy: an `ActorCritic`, or any policy that writes `action`.
@@ -123,6 +135,7 @@ class ParallelRollouts(BatchedRollouts):
         if num_envs % workers:
             raise ConfigError(f"{num_envs} environments cannot be shared evenly by {workers} workers.")
         self._workers: list[Any] = []
+        self._pids: list[int | None] = [None] * workers
         self._share, self._seed, self._collected, self._timeout = num_envs // workers, seed, 0, step_timeout
         self._words = tempfile.TemporaryDirectory(prefix="esper-workers-")
         try:
@@ -132,30 +145,51 @@ class ParallelRollouts(BatchedRollouts):
             raise
 
     def _start(self, make_env: Callable[..., SeedTorchEnv], workers: int, options: dict[str, Any]) -> ParallelEnv:
-        env = ParallelEnv(
-            workers,
-            make_env,
-            create_env_kwargs=[{"num_envs": self._share, "word": self._word(i)} | options for i in range(workers)],
-            # Shared buffers would be awaited by spinning, which takes a core away from the workers.
-            use_buffers=False,
-            daemon=True,
-            # A forked worker inherits its siblings' pipes, which then never close.
-            mp_start_method="spawn",
-            num_threads=torch.get_num_threads(),
-            shutdown_timeout=2.0,
-        )
-        with _threads_kept():
+        each = [{"num_envs": self._share, "word": self._word(worker)} | options for worker in range(workers)]
+        patience = max(self._timeout, START_TIMEOUT)
+        with _threads_kept(), _pipe_timeout(patience):
             try:
-                env.start()
-            except (EOFError, OSError) as error:
-                words = [Path(self._word(worker)) for worker in range(workers)]
-                said = "\n".join(f"{word.stem}: {word.read_text()}" for word in words if word.exists())
-                raise WorkerError(f"The workers could not start. {said or 'None of them left word why.'}") from error
-        # The workers have a patience of their own, so that this one need not cover what happens between rollouts.
+                env = ParallelEnv(
+                    workers,
+                    make_env,
+                    create_env_kwargs=each,
+                    # Shared buffers would be awaited by spinning, which takes a core away from the workers.
+                    use_buffers=False,
+                    daemon=True,
+                    # A forked worker inherits its siblings' pipes, which then never close.
+                    mp_start_method="spawn",
+                    num_threads=torch.get_num_threads(),
+                    shutdown_timeout=2.0,
+                    # Otherwise it would build one more environment here, and await the workers without a limit.
+                    metadata_from_workers=True,
+                )
+            except (EOFError, OSError, RuntimeError) as error:
+                raise self._not_started(error, patience) from error
         env.BATCHED_PIPE_TIMEOUT = self._timeout
         self._workers = list(env._workers)
         self._pids = [process.pid for process in self._workers]
         return env
+
+    def _not_started(self, error: Exception, patience: float) -> Exception:
+        """Why the workers could not start; a wrong option is the error that it is without workers."""
+        for worker in range(len(self._pids)):
+            word = Path(self._word(worker))
+            if word.exists():
+                said = word.read_text()
+                _, wrong, message = said.rpartition(f"{ConfigError.__module__}.{ConfigError.__name__}: ")
+                if wrong:
+                    return ConfigError(message.strip())
+                return WorkerError(f"{self._name(worker)} raised an error:\n{said}")
+        unready = [worker for worker in range(len(self._pids)) if not _ready(self._word(worker)).exists()]
+        if isinstance(error, TimeoutError):
+            late = " and ".join(self._name(worker) for worker in unready)
+            return WorkerError(
+                f"{late} did not start within {patience:g} s. Raise step_timeout if it may take so long."
+            )
+        gone = re.search(r"worker (\d+) exited", str(error))
+        if gone is None:
+            return WorkerError(f"The workers could not start: {error}")
+        return WorkerError(f"{self._name(int(gone[1]))} died at its start (out of memory?).")
 
     def _word(self, worker: int) -> str:
         return str(Path(self._words.name) / f"worker-{worker}.txt")
@@ -204,7 +238,8 @@ class ParallelRollouts(BatchedRollouts):
 
     def _name(self, worker: int) -> str:
         first = worker * self._share
-        return f"Worker {worker} (hosts {first} to {first + self._share - 1}, process {self._pids[worker]})"
+        process = "" if self._pids[worker] is None else f", process {self._pids[worker]}"
+        return f"Worker {worker} (hosts {first} to {first + self._share - 1}{process})"
 
     def state_dict(self) -> dict[str, Any]:
         """The policy's draws, and how far we are; the hosts are not part of it."""
@@ -261,6 +296,17 @@ def _cause_of_death(exitcode: int | None) -> str:
     if exitcode is not None and exitcode < 0:
         return f"killed by {signal.Signals(-exitcode).name} (out of memory?)"
     return f"exit code {exitcode}"
+
+
+@contextlib.contextmanager
+def _pipe_timeout(seconds: float) -> Iterator[None]:
+    """Seconds that a `ParallelEnv` made within waits for its workers: to be built, and for each of their steps."""
+    before = torchrl._utils.BATCHED_PIPE_TIMEOUT
+    torchrl._utils.BATCHED_PIPE_TIMEOUT = seconds
+    try:
+        yield
+    finally:
+        torchrl._utils.BATCHED_PIPE_TIMEOUT = before
 
 
 @contextlib.contextmanager

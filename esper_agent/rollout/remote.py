@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
+from torchrl.collectors import Collector
 from torchrl.envs import TransformedEnv
 
 from esper_agent.rollout.backends import require_backend
@@ -68,6 +69,7 @@ class RayRollouts:
         self._policy, self._steps, self._workers, self._share = policy, steps, workers, num_envs // workers
         self._seed, self._collected, self._timeout = seed, 0, step_timeout
         self._ray_init = ray_init or {
+            "address": "local",  # where RAY_ADDRESS names a cluster too: it is joined when it is asked for
             "include_dashboard": False,
             "log_to_driver": False,  # errors come with the results
             "num_cpus": max(workers, os.cpu_count() or 1),
@@ -79,14 +81,15 @@ class RayRollouts:
     def _start(self, seed: int | None) -> Any:
         from torchrl.collectors.distributed import RayCollector
 
-        own = copy.deepcopy(self._policy).cpu()
+        own, joined = copy.deepcopy(self._policy).cpu(), self._ray.is_initialized()
         firsts = [None if seed is None else seed + i * self._share for i in range(self._workers)]
         try:
             with warnings.catch_warnings():
                 # It fears that weights cannot be sent to a policy made by a factory, but `sync` does.
                 warnings.filterwarnings("ignore", "The policy is not an nn.Module")
                 return RayCollector(
-                    [partial(_recorded_env, own, self._make_env, self._share, first) for first in firsts],
+                    collector_class=_Actor,
+                    create_env_fn=[partial(_recorded_env, own, self._make_env, self._share, first) for first in firsts],
                     # Copies of one policy would all draw the same actions.
                     policy_factory=[partial(_reseeded, own, secrets.randbits(62) if f is None else f) for f in firsts],
                     trust_policy=True,
@@ -102,7 +105,11 @@ class RayRollouts:
                     weight_sync_schemes={},
                 )
         except self._ray.exceptions.RayError as error:
+            if not joined:
+                self._ray.shutdown()
             raise WorkerError(f"The Ray workers could not start:\n{error}") from error
+        except ConnectionError as error:
+            raise WorkerError(f"There is no Ray cluster at {self._ray_init.get('address')}: {error}") from error
 
     def collect(self) -> TensorDictBase:
         """The next rollout `[envs, steps]`; `seconds` has its time as `env`, for the actors do not tell them apart."""
@@ -174,6 +181,16 @@ class RayRollouts:
     def close(self) -> None:
         """Stop the actors; a cluster that was running before goes on."""
         self._collector.shutdown()
+
+
+class _Actor(Collector):  # type: ignore[misc]
+    """A collector that Ray can ask whether it is there, which it does before it passes on an error.
+
+    Without an answer of its own Python asks for the length, which for an endless collector is no whole number.
+    """
+
+    def __bool__(self) -> bool:
+        return True
 
 
 def _recorded_env(

@@ -12,6 +12,7 @@ import torch
 
 from esper_agent import create_policy
 from esper_agent.rollout import make_rollouts
+from esper_agent.rollout import parallel as parallel_module
 from esper_agent.rollout.environment import SeedTorchEnv
 from esper_agent.rollout.parallel import ParallelRollouts, WorkerEnv, WorkerError, seed_after
 from esper_env.config import ConfigError
@@ -33,10 +34,17 @@ def fall_asleep(*_):
     threading.Event().wait()
 
 
-def worker(num_envs, *, word, step, **options):
-    """A worker whose steps, if it is the second one, are replaced."""
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def worker(num_envs, *, word, step, start=None, **options):
+    """A worker whose start or steps, if it is the second one, are replaced."""
+    second = word.endswith("worker-1.txt")
+    if start is not None and second:
+        start()
     env = WorkerEnv(num_envs, word=word, **options)
-    if step is not None and word.endswith("worker-1.txt"):
+    if step is not None and second:
         env._vector.step = step
     return env
 
@@ -99,6 +107,15 @@ def test_a_worker_that_hangs_is_named_after_the_timeout():
     rollouts = parallel(fall_asleep, step_timeout=3.0)
     with pytest.raises(WorkerError, match=r"Worker 1 \(.*\) did not answer within step_timeout = 3 s"):
         rollouts.collect()
+    assert no_workers_left()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("start", "reason"), [(die, "died at its start"), (fall_asleep, r"did not start within 25 s")])
+def test_a_worker_that_never_starts_is_named(start, reason, monkeypatch):
+    monkeypatch.setattr(parallel_module, "START_TIMEOUT", 25.0)
+    with pytest.raises(WorkerError, match=rf"Worker 1 \(hosts 2 to 3\) {reason}"):
+        parallel(start=start, step_timeout=20.0)
     assert no_workers_left()
 
 

@@ -28,6 +28,18 @@ def fall_asleep(*_):
     threading.Event().wait()
 
 
+def fall_ill(*_):
+    raise FloatingPointError("the second actor is ill")
+
+
+def sickly(num_envs, *, seed, **options):
+    """An environment that raises in its first step where it has the later half of the hosts."""
+    env = SeedTorchEnv(num_envs, seed=seed, **options)
+    if seed == 5:
+        env._vector.step = fall_ill
+    return env
+
+
 def sleepy(num_envs, *, seed, **options):
     """An environment that never ends a step where it has the later half of the hosts."""
     env = SeedTorchEnv(num_envs, seed=seed, **options)
@@ -98,3 +110,25 @@ def test_an_actor_that_hangs_is_named_after_the_timeout_and_none_is_left():
     with pytest.raises(WorkerError, match=r"Ray worker 1 \(hosts 2 to 3\) did not answer within step_timeout = 20 s"):
         rollouts.collect()
     assert all(map(ended, pids))
+
+
+@needs_ray
+def test_an_actor_that_raises_is_named_with_its_message():
+    import ray
+
+    from esper_agent.rollout.remote import RayRollouts
+
+    rollouts = RayRollouts(small_policy(), num_envs=4, steps=6, seed=3, make_env=sickly, **BRIEF)
+    with pytest.raises(WorkerError, match=r"(?s)Ray worker 1 .* raised an error:.*the second actor is ill"):
+        rollouts.collect()
+    assert not ray.is_initialized()
+
+
+@needs_ray
+def test_a_ray_that_runs_already_is_left_alone_unless_it_is_named(monkeypatch):
+    import ray
+
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # where nobody answers
+    rollouts = make_rollouts("ray", small_policy(), num_envs=2, steps=2, seed=3, env_options=BRIEF, workers=1)
+    rollouts.close()
+    assert not ray.is_initialized()

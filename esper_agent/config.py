@@ -76,8 +76,9 @@ class PPOConfig(Options):
     """Discount; must equal the environment's, or its shaping no longer cancels."""
     gae_lambda: float = 0.95
     """λ of the λ-return: 0 trusts the critic, 1 the rewards seen."""
-    baseline: str = "factored"
-    """What returns are compared with: `factored` (the op with V(s), the rest with Q(s, op)), `q_op` or `state`."""
+    baseline: str | None = None
+    """What returns are compared with: `factored` (the op with V(s), the rest with Q(s, op)), `q_op` or `state`.
+    None follows the policy: `factored` where its critic judges ops, else `state`."""
     clip: float = 0.2
     """Each head's probability ratio earns nothing beyond 1 ± this."""
     head_average: str = "steps"
@@ -117,7 +118,8 @@ class PPOConfig(Options):
     def __post_init__(self) -> None:
         for name in ("gamma", "gae_lambda"):
             check_number(name, getattr(self, name), 0, 1)
-        _check_choice("baseline", self.baseline, ("factored", "q_op", "state"))
+        if self.baseline is not None:
+            _check_choice("baseline", self.baseline, ("factored", "q_op", "state"))
         _check_choice("head_average", self.head_average, ("relevant", "steps"))
         for name in ("normalize_advantages", "normalize_rewards"):
             check_flag(name, getattr(self, name))
@@ -133,6 +135,6 @@ class PPOConfig(Options):
         _check_heads("entropy_weights", self.entropy_weights)
 
     @property
-    def critic(self) -> str:
-        """The critic that the baseline needs, as `PolicyConfig.critic`."""
-        return "state" if self.baseline == "state" else "op"
+    def critic(self) -> str | None:
+        """The critic that the baseline needs, as `PolicyConfig.critic`; None where any will do."""
+        return None if self.baseline is None else "state" if self.baseline == "state" else "op"

@@ -34,7 +34,7 @@ METRICS: dict[str, str] = {
     "episode/seeds_pruned": "seeds pruned per episode",
     "episode/seed_params": "parameters of the seeds present at the end",
     "episode/rollbacks": "times the governor restored a host, per episode",
-    "reward/<term>": "sum of a reward term over an episode's length, mean over environments",
+    "reward/<term>": "sum of a reward term over the rollout, mean over environments",
     "op/<OP>": "share of the steps in which the op was chosen",
     "action_executed": "share of the steps whose action was legal",
     "hindsight/share": "share of fossilizations that earned hindsight credit",
@@ -92,7 +92,9 @@ def rollout_metrics(rollout: TensorDictBase) -> Metrics:
         ended = info[done]
         metrics["episode/objective_return"] = _mean(ended["objective_return"])
         metrics["episode/discounted_return"] = _mean(ended["discounted_return"])
-        metrics["episode/committed_test_accuracy"] = _mean(ended["test_accuracy"])
+        reported = ended["test_accuracy"] >= 0  # an episode that was cut short has no final report
+        if reported.any():
+            metrics["episode/committed_test_accuracy"] = _mean(ended["test_accuracy"][reported])
         metrics |= {f"episode/{name}": _mean(ended[name]) for name in EPISODE_SUMS}
         metrics["episode/rollbacks"] = float(info["rolled_back"].sum() / done.sum())
     terms = info["reward_terms"]

@@ -52,8 +52,11 @@ class RewardNormalizer(nn.Module):
 
     @torch.no_grad()
     def update(self, reward: Tensor, done: Tensor) -> None:
-        """Take in a rollout's rewards and ends, `[envs, time]`."""
-        returns = []
+        """Take in a rollout's rewards and ends, `[envs, time]`; rewards that are not finite count as 0.
+
+        One of them would make every later reward NaN.
+        """
+        reward, returns = torch.where(reward.isfinite(), reward, 0.0), []
         for reward_now, done_now in zip(reward.unbind(1), done.unbind(1), strict=True):
             self.running_return.mul_(self.gamma).add_(reward_now)
             returns.append(self.running_return.clone())

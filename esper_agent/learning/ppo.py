@@ -38,13 +38,15 @@ class PPO:
         self, policy: ActorCritic, config: PPOConfig | None = None, *, num_envs: int, seed: int | None = None
     ) -> None:
         self.policy = policy
-        self.config = config = config or PPOConfig()
+        config = config or PPOConfig()
+        self.config = config
+        self.baseline = config.baseline or ("factored" if policy.network.judges_ops else "state")
         if num_envs < config.minibatches:
             raise ConfigError(
                 f"{config.minibatches} minibatches of whole environments need at least as many environments, "
                 f"got {num_envs}: lower minibatches or run more environments."
             )
-        if policy.network.judges_ops != (config.critic == "op"):
+        if config.critic is not None and policy.network.judges_ops != (config.critic == "op"):
             raise ConfigError(
                 f"baseline {config.baseline!r} needs a policy created with critic={config.critic!r}: "
                 "Q(s, op) for factored and q_op, V(s) for state."
@@ -57,7 +59,7 @@ class PPO:
             self.generator.seed()
         else:
             self.generator.manual_seed(seed)
-        self.bad_steps = 0
+        self.bad_steps, self.bad_rewards = 0, False
         self.seen = 0
         """Environment steps learned from so far."""
 
@@ -117,12 +119,13 @@ class PPO:
         """A copy of the rollout with normalised rewards, advantages and value targets; the rollout stays as it is."""
         config = self.config
         batch = rollout.reshape(-1, rollout.shape[-1]).to(self.device).copy()
+        self.bad_rewards = not bool(batch["next", "reward"].isfinite().all())
         if config.normalize_rewards:
             reward, done = batch["next", "reward"], batch["next", "done"]
             self.reward_normalizer.update(reward.squeeze(-1), done.squeeze(-1))
             batch["next", "reward"] = self.reward_normalizer(reward)
-        ahead = next_values(self.policy, batch, config.baseline)
-        estimate_advantages(batch, ahead, baseline=config.baseline, gamma=config.gamma, gae_lambda=config.gae_lambda)
+        ahead = next_values(self.policy, batch, self.baseline)
+        estimate_advantages(batch, ahead, baseline=self.baseline, gamma=config.gamma, gae_lambda=config.gae_lambda)
         if config.normalize_advantages:
             normalise_advantages(batch)
         return batch.exclude("next")
@@ -146,9 +149,14 @@ class PPO:
         else:
             self.bad_steps += 1
             if self.bad_steps >= self.config.max_bad_steps:
+                advice = (
+                    "Rewards in this rollout are not finite: look at the reward function."
+                    if self.bad_rewards
+                    else "A lower learning rate may help."
+                )
                 raise TrainingDivergedError(
                     f"{self.bad_steps} steps in a row had a non-finite loss or gradient (loss {loss.total.item()}, "
-                    f"gradient norm {total.item()}). The weights are still finite; a lower learning rate may help."
+                    f"gradient norm {total.item()}). The weights are still finite. {advice}"
                 )
         return {"gradient_norm/total": total, **norms, "update/skipped": total.new_tensor(float(not good))}
 
@@ -169,8 +177,15 @@ def gradient_norms(policy: ActorCritic) -> dict[str, Tensor]:
 
 
 def _averages(history: list[dict[str, Tensor]]) -> dict[str, float]:
-    """Mean of each metric over the minibatches where it was defined, with one transfer from the device."""
+    """Mean of each metric over the minibatches where it was defined, with one transfer from the device.
+
+    Of extremes, whose names end in /min and /max, the extreme: one collapsed minibatch must not drown in the others.
+    """
     if not history:
         return {}
     table = torch.stack([torch.stack(list(metrics.values())) for metrics in history])
-    return dict(zip(history[0], table.nanmean(0).tolist(), strict=True))
+    rows = zip(history[0], table.nanmean(0).tolist(), table.amin(0).tolist(), table.amax(0).tolist(), strict=True)
+    return {
+        name: low if name.endswith("/min") else high if name.endswith("/max") else mean
+        for name, mean, low, high in rows
+    }

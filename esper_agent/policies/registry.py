@@ -105,8 +105,14 @@ def _network_policy(preset: PolicyConfig) -> PolicyFactory:
     return build
 
 
-register_policy("lstm", _network_policy(PolicyConfig()))
-register_policy("lstm-v1", _network_policy(PolicyConfig(width=128, head_width=64, blueprint_layers=2, critic="state")))
-register_policy("mlp", _network_policy(PolicyConfig(memory="none")))
+PRESETS = {
+    "lstm": PolicyConfig(),
+    "lstm-v1": PolicyConfig(width=128, head_width=64, blueprint_layers=2, critic="state"),
+    "mlp": PolicyConfig(memory="none"),
+}
+"""The policies that learn: one network in three sizes."""
+
+for _name, _preset in PRESETS.items():
+    register_policy(_name, _network_policy(_preset))
 for _name, _baseline in BASELINES.items():
     register_policy(_name, _baseline)

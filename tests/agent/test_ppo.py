@@ -7,7 +7,7 @@ from torchrl.envs import InitTracker, TransformedEnv, check_env_specs
 from torchrl.modules.utils import get_primers_from_module
 
 from esper_agent import PPO, PPOConfig, create_policy
-from esper_agent.learning.ppo import TrainingDivergedError
+from esper_agent.learning.ppo import TrainingDivergedError, _averages
 from esper_env.actions import HEAD_NAMES
 from esper_env.config import ConfigError
 from tests.agent.named_op_env import SPEC, NamedOpEnv, rollouts, with_transforms
@@ -181,6 +181,30 @@ def test_a_good_step_forgives_the_bad_ones_before_it():
     assert ppo.update(bad)["update/skipped"] == 1
 
 
+def test_a_reward_that_is_not_finite_spoils_no_later_one_and_is_named():
+    policy = small_policy()
+    ppo = PPO(policy, PPOConfig(minibatches=1, epochs=1), num_envs=8, seed=0)
+    good, bad = one_rollout(policy), one_rollout(policy)
+    bad["next", "reward"][0, 0] = torch.nan
+    assert ppo.update(bad)["update/skipped"] == 1
+    assert ppo.update(good)["update/skipped"] == 0
+    for _ in range(2):
+        ppo.update(bad)
+    with pytest.raises(TrainingDivergedError, match="Rewards in this rollout are not finite"):
+        ppo.update(bad)
+
+
+def test_an_extreme_of_one_minibatch_does_not_drown_in_the_others():
+    calm = {"ratio/min": torch.tensor(0.9), "ratio/max": torch.tensor(1.1)}
+    wild = {"ratio/min": torch.tensor(1e-6), "ratio/max": torch.tensor(60.0)}
+    assert _averages([calm, wild, calm]) == pytest.approx({"ratio/min": 1e-6, "ratio/max": 60.0})
+
+
+def test_a_baseline_that_is_not_chosen_follows_the_critic():
+    assert PPO(small_policy(), FAST, num_envs=8).baseline == "factored"
+    assert PPO(small_policy(critic="state"), FAST, num_envs=8).baseline == "state"
+
+
 def test_observation_statistics_stand_still_until_the_update_is_over():
     policy = small_policy(normalize_observations=True)
     rollout = one_rollout(policy)
@@ -204,7 +228,7 @@ def test_the_scale_of_rewards_makes_no_difference():
 
 def test_a_critic_that_does_not_suit_the_baseline_is_refused():
     with pytest.raises(ConfigError, match="critic='op'"):
-        PPO(small_policy(critic="state"), FAST, num_envs=8)
+        PPO(small_policy(critic="state"), replace(FAST, baseline="factored"), num_envs=8)
     with pytest.raises(ConfigError, match="critic='state'"):
         PPO(small_policy(), PPOConfig(baseline="state"), num_envs=8)
     PPO(small_policy("lstm-v1"), PPOConfig(baseline="state"), num_envs=8)

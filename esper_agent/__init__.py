@@ -7,13 +7,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from esper_agent.config import PolicyConfig, PPOConfig
+    from esper_agent.evaluate import held_out_seeds
     from esper_agent.learning.ppo import PPO
     from esper_agent.policies.registry import create_policy, policy_names, register_policy
+    from esper_agent.rollout import make_rollouts
     from esper_agent.spec import EnvSpec
+    from esper_agent.train import TrainConfig, load_policy
 
-__all__ = ["PPO", "EnvSpec", "PPOConfig", "PolicyConfig", "create_policy", "policy_names", "register_policy"]
+__all__ = [
+    "PPO",
+    "EnvSpec",
+    "PPOConfig",
+    "PolicyConfig",
+    "TrainConfig",
+    "create_policy",
+    "held_out_seeds",
+    "load_policy",
+    "make_rollouts",
+    "policy_names",
+    "register_policy",
+]
 
 _HOMES = {
+    "TrainConfig": "esper_agent.train",
+    "held_out_seeds": "esper_agent.evaluate",
+    "load_policy": "esper_agent.train",
+    "make_rollouts": "esper_agent.rollout",
     "EnvSpec": "esper_agent.spec",
     "PPO": "esper_agent.learning.ppo",
     "PPOConfig": "esper_agent.config",

@@ -42,6 +42,9 @@ class Episode:
     env_steps: int
 
 
+NOT_HERE = frozenset({"num_envs", "threads", "autoreset_mode", "render_mode"})
+"""Arguments of the environment that are the evaluation's own: one episode each, all at once."""
+
 COLUMNS = tuple(field.name for field in fields(Episode))
 
 
@@ -71,6 +74,8 @@ def evaluate(
         deterministic: act by the mode rather than by drawing (policies that do not learn ignore it).
         threads: stacks of hosts run at the same time.
     """
+    for name in NOT_HERE & set(env_options):
+        raise ConfigError(f"An evaluation sets {name} itself: leave it out of the environment's arguments.")
     count = len(seeds)
     mode = ExplorationType.DETERMINISTIC if deterministic else ExplorationType.RANDOM
     device = next((parameter.device for parameter in policy.parameters()), torch.device("cpu"))
@@ -99,6 +104,8 @@ def evaluate(
             state = acted["next"].select(*memory) if memory else TensorDict(batch_size=[count])
             state["is_init"] = torch.zeros(count, 1, dtype=torch.bool, device=device)
         task = env.config.task
+    # An episode that was cut short has no final report.
+    test_accuracy = np.where(final["test_accuracy"] < 0, np.nan, final["test_accuracy"])
     return [
         Episode(
             agent=agent,
@@ -107,7 +114,7 @@ def evaluate(
             evaluation_seed=seed,
             objective_return=float(objective[i]),
             shaped_return=float(shaped[i]),
-            committed_test_accuracy=float(final["test_accuracy"][i]),
+            committed_test_accuracy=float(test_accuracy[i]),
             final_params=int(final["host_params"][i] + final["seed_params"][i]),
             flops=float(final["flops"][i]),
             env_steps=int(steps[i]),
@@ -122,6 +129,9 @@ def evaluate_named(
     """Evaluate policies as `create_policy` makes them: those that do not learn."""
     spec = EnvSpec.of(SeedVectorEnv(**env_options))
     policies = {name: create_policy(name, spec, seed=seed) for name in names}
+    for name, policy in policies.items():
+        if isinstance(policy, ActorCritic):
+            raise ConfigError(f"Policy {name!r} has learned nothing yet: evaluate the run that trained it with --run.")
     return [
         episode
         for name, policy in policies.items()

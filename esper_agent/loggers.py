@@ -167,18 +167,21 @@ class Services:
                 import_module(name).end_run()
 
 
-def _service(name: str, folder: Path) -> Any:
-    """One of TorchRL's loggers.
+def require_services(names: Iterable[str]) -> None:
+    """Refuse names of loggers that are unknown, or whose package is not installed."""
+    for name in names:
+        if name not in SERVICES:
+            raise ConfigError(unknown_name("logger", name, SERVICES))
+        try:
+            import_module(SERVICES[name])
+        except ImportError as error:
+            package = SERVICES[name]
+            raise ConfigError(f"Logger {name!r} needs a package that is not here: pip install {package}") from error
 
-    Raises:
-        ConfigError: for an unknown name, or a package that is not installed.
-    """
-    if name not in SERVICES:
-        raise ConfigError(unknown_name("logger", name, SERVICES))
-    try:
-        import_module(SERVICES[name])
-    except ImportError as error:
-        raise ConfigError(f"Logger {name!r} needs a package that is not here: pip install {SERVICES[name]}") from error
+
+def _service(name: str, folder: Path) -> Any:
+    """One of TorchRL's loggers."""
+    require_services((name,))
     from torchrl.record.loggers.mlflow import MLFlowLogger
     from torchrl.record.loggers.tensorboard import TensorboardLogger
     from torchrl.record.loggers.wandb import WandbLogger

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from esper_agent import checkpoint
 from esper_agent.config import PolicyConfig, PPOConfig
-from esper_agent.loggers import SERVICES, EpisodesFile, MetricsFile, Services
+from esper_agent.loggers import SERVICES, EpisodesFile, MetricsFile, Services, require_services
 from esper_agent.metrics import Metrics, rollout_metrics, warnings
 from esper_env.config import ConfigError, Options, check_number, unknown_name
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 SELECTION_SEED = 900_000
 """Seeds from here on choose the best checkpoint: neither trained on nor held out for the final evaluation."""
+
+CHECKPOINTS = "checkpoints"
+"""Folder of a run's checkpoints."""
 
 HOST_SEEDS = 1_000
 """A run with seed s begins its hosts with the seeds from s times this on; later ones are drawn from 2⁶³."""
@@ -63,6 +66,8 @@ class TrainConfig(Options):
     """Processes of the other backends."""
     step_timeout: float = 600.0
     """Seconds that a worker may take for one step before it counts as hanging; updates are not counted."""
+    ray_address: str | None = None
+    """Address of a running Ray cluster (auto finds the one of this machine); Ray starts here when None."""
     checkpoint_interval: int = 5
     """Updates between checkpoints."""
     keep: int = 3
@@ -135,8 +140,9 @@ class Training:
             threads=config.threads,
             workers=config.workers,
             step_timeout=config.step_timeout,
+            ray_init=None if config.ray_address is None else {"address": config.ray_address},
         )
-        self.checkpoints = checkpoint.CheckpointFolder(self.folder / "checkpoints", config.keep)
+        self.checkpoints = checkpoint.CheckpointFolder(self.folder / CHECKPOINTS, config.keep)
         self.metrics_file = MetricsFile(self.folder / "metrics.csv")
         self.episodes_file = EpisodesFile(self.folder / "episodes.jsonl")
         self.steps, self.updates = 0, 0
@@ -149,11 +155,7 @@ class Training:
 
     def open(self, *, resume: bool) -> None:
         """Begin the run's folder, or continue from its last checkpoint."""
-        last = self.checkpoints.folder / checkpoint.LAST
-        if last.exists() and not resume:
-            raise ConfigError(f"{self.folder} holds a run already: continue it with --resume, or choose another --run.")
-        if resume and not last.exists():
-            raise ConfigError(f"{self.folder} holds no checkpoint to resume from: start it without --resume.")
+        last = check_folder(self.folder, resume=resume)
         self.folder.mkdir(parents=True, exist_ok=True)
         if resume:
             self.load_state_dict(checkpoint.read(last))
@@ -178,13 +180,13 @@ class Training:
         """Continue where `state_dict` was taken."""
         given, asked = [name for name in FIXED if name not in RESOLVED], asdict(self.config)
         ours = {name: asked[name] for name in given} | self.resolved
-        theirs = {name: state["config"][name] for name in given} | state.get("resolved", self.resolved)
+        theirs = {name: state["config"][name] for name in given} | state["resolved"]
         for name, was, now in differences(theirs, ours):
             raise ConfigError(f"The run began with {name}={was!r} and cannot go on with {now!r}: choose another --run.")
         self.policy.load_state_dict(state["policy"])
         self.ppo.load_state_dict(state["ppo"])
         self.rollouts.load_state_dict(checkpoint.unpack(state["rollouts"]))
-        if "unfinished_episodes" in state and self.rollouts.resumes_exactly:
+        if self.rollouts.resumes_exactly:
             self.episodes_file.unfinished = checkpoint.unpack(state["unfinished_episodes"])
         self.rollouts.sync()
         self.steps, self.updates, self.best = (state["counters"][name] for name in ("steps", "updates", "best"))
@@ -240,6 +242,16 @@ class Training:
         self.rollouts.close()
 
 
+def check_folder(run: Path, *, resume: bool) -> Path:
+    """The checkpoint that a run goes on from; refuses a folder that does not fit what is asked for."""
+    last = run / CHECKPOINTS / checkpoint.LAST
+    if last.exists() and not resume:
+        raise ConfigError(f"{run} holds a run already: continue it with --resume, or choose another --run.")
+    if resume and not last.exists():
+        raise ConfigError(f"{run} holds no checkpoint to resume from: start it without --resume.")
+    return last
+
+
 def print_update(metrics: Metrics, config: TrainConfig) -> None:
     """Show an update as a line on stderr, and its warnings below it."""
     print(progress_line(metrics, config.steps), file=sys.stderr, flush=True)
@@ -266,6 +278,8 @@ def train(
         False when a signal ended the run early; its checkpoint is written then as well.
     """
     deadline = time.monotonic() + budget
+    require_services(config.loggers)
+    check_folder(Path(config.run), resume=resume)  # before any process is started
     with single_thread(), closing(Training(config)) as training:
         training.open(resume=resume)
         with interruptible() as interrupted, closing(Services(config.loggers, training.folder)) as services:
@@ -287,7 +301,7 @@ def make_policy(config: TrainConfig) -> tuple[ActorCritic, EnvConfig]:
     """The untrained policy of a run, and the resolved configuration of its environment."""
     from esper_agent.policies.actor_critic import ActorCritic
     from esper_agent.policies.baselines import BASELINES
-    from esper_agent.policies.registry import create_policy
+    from esper_agent.policies.registry import PRESETS, create_policy
     from esper_env.options import check_device
     from esper_env.vector_env import SeedVectorEnv
 
@@ -295,7 +309,9 @@ def make_policy(config: TrainConfig) -> tuple[ActorCritic, EnvConfig]:
     check_device(config.device)
     policy: object = None
     if config.policy not in BASELINES:
-        options = {"critic": config.ppo.critic, **config.policy_options}
+        options = dict(config.policy_options)
+        if config.policy in PRESETS and config.ppo.critic is not None:
+            options = {"critic": config.ppo.critic, **options}
         policy = create_policy(config.policy, env, device=config.device, seed=config.seed, **options)
     if not isinstance(policy, ActorCritic):
         raise ConfigError(f"Policy {config.policy!r} does not learn; choose one that does, such as 'lstm'.")
@@ -348,7 +364,7 @@ def load_policy(run: Path, which: str = "best") -> tuple[ActorCritic, TrainConfi
     if which not in ("best", "last"):
         raise ConfigError(unknown_name("checkpoint", which, ("best", "last")))
     config = replace(load_config(run), device="cpu")
-    folder = run / "checkpoints"
+    folder = run / CHECKPOINTS
     path = folder / (checkpoint.BEST if which == "best" and (folder / checkpoint.BEST).exists() else checkpoint.LAST)
     policy, _ = make_policy(config)
     policy.load_state_dict(checkpoint.read(path)["policy"])

@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import math
 
 import pytest
 
@@ -16,6 +17,7 @@ from esper_agent.evaluate import (
     table,
     write_csv,
 )
+from esper_agent.spec import EnvSpec
 from esper_agent.train import HOST_SEEDS, SELECTION_SEED, TrainConfig, train
 from esper_env import SeedEnv
 from esper_env.actions import CANONICAL_ACTION
@@ -136,3 +138,17 @@ def test_a_table_has_a_line_per_agent_with_mean_and_interval():
     assert "2.00 [2.00, 2.00]" in lines[2]
     assert lines[3].startswith("b")
     assert len({len(line) for line in lines}) == 1
+
+
+def test_what_has_not_learned_and_what_an_evaluation_sets_itself_are_refused():
+    with pytest.raises(ConfigError, match="'lstm' has learned nothing yet"):
+        evaluate_named(["lstm"], OPTIONS, SEEDS)
+    for name, value in (("autoreset_mode", "same_step"), ("num_envs", 3), ("threads", 2), ("render_mode", "ansi")):
+        with pytest.raises(ConfigError, match=f"sets {name} itself"):
+            evaluate(create_policy("wait", EnvSpec()), OPTIONS | {name: value}, SEEDS, agent="wait")
+
+
+def test_an_episode_that_is_cut_short_has_no_test_accuracy():
+    (row,) = evaluate_named(["wait"], OPTIONS | {"max_episode_steps": 2}, [SEEDS[0]])
+    assert math.isnan(row.committed_test_accuracy)
+    assert row.env_steps == 2

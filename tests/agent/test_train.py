@@ -15,6 +15,8 @@ from esper_agent import checkpoint, cli
 from esper_agent.config import PPOConfig
 from esper_agent.learning import ppo
 from esper_agent.loggers import read_metrics
+from esper_agent.policies import registry
+from esper_agent.policies.baselines import Wait
 from esper_agent.report import write_report
 from esper_agent.train import (
     HOST_SEEDS,
@@ -23,6 +25,7 @@ from esper_agent.train import (
     interruptible,
     load_config,
     load_policy,
+    make_policy,
     progress_line,
     single_thread,
     train,
@@ -284,6 +287,19 @@ def test_without_an_evaluation_the_last_policy_is_the_best(tmp_path):
     train(tiny(tmp_path, steps=UPDATE, evaluation_episodes=0), show=quiet)
     assert not (tmp_path / "checkpoints" / checkpoint.BEST).exists()
     load_policy(tmp_path)
+
+
+def test_a_policy_is_trained_with_the_critic_that_it_comes_with(tmp_path):
+    policy, _ = make_policy(tiny(tmp_path, policy="lstm-v1", policy_options={}))
+    assert sum(parameter.numel() for parameter in policy.parameters()) == 225_698
+    policy, _ = make_policy(tiny(tmp_path, policy="lstm-v1", policy_options={}, ppo=PPOConfig(baseline="q_op")))
+    assert policy.network.judges_ops
+
+
+def test_a_policy_of_ones_own_that_does_not_learn_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(registry._FACTORIES, "patient", lambda spec, *, generator: Wait(spec, generator=generator))
+    with pytest.raises(ConfigError, match="'patient' does not learn"):
+        train(tiny(tmp_path, policy="patient", policy_options={}, ppo=PPOConfig(baseline="state")), show=quiet)
 
 
 @pytest.mark.parametrize(

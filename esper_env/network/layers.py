@@ -20,8 +20,8 @@ Float32 = npt.NDArray[np.float32]
 
 MATMUL_WEIGHTS, MATMUL_POSITIONS = 128, 4
 """With at least so many weights, on at most so many positions, a 1×1 convolution is faster as a matrix product."""
-SUMMED_CHANNELS, SUMMED_POSITIONS = 4, 64
-"""With at most so many channels, on at least so many positions, GroupNorm of a stack is faster by its own sums."""
+SUMMED_POSITIONS = 16
+"""With at least so many positions per channel GroupNorm of a stack is faster by its own sums."""
 NORM_EPSILON = 1e-5
 """Added to variances; torch's default."""
 
@@ -176,7 +176,7 @@ def _per_map(v: Tensor) -> Tensor:
 
 def norm_relu(x: Tensor, n: int, scale: Tensor, shift: Tensor, factor: Tensor | None = None) -> Tensor:
     """ReLU of GroupNorm, times a factor per channel where given; scale, shift and factor are `[n, channels]`."""
-    if n > 1 and scale.shape[1] <= SUMMED_CHANNELS and x.shape[2] * x.shape[3] >= SUMMED_POSITIONS:
+    if n > 1 and x.shape[2] * x.shape[3] >= SUMMED_POSITIONS * scale.shape[1]:
         normed: Tensor = _NormedMaps.apply(x, scale, shift, factor)  # type: ignore[no-untyped-call]
         return normed
     x = F.relu_(group_norm(x, n, scale, shift))

@@ -12,11 +12,10 @@ from esper_env.simulation import Simulation
 from esper_env.tasks import TASKS, register_task
 from esper_env.tasks.data import Dataset, Split
 
-PHOTOGRAPHS = {"cifar10_impaired": Bar(3.0), "cifar10_baseline": Bar(1.6)}
+PHOTOGRAPHS = {"cifar10_impaired": (Bar(3.0), (4, 8, 16)), "cifar10_baseline": (Bar(1.6), (1, 2, 4))}
+"""Tasks with their bars, and the hosts per stack that are tried; 1 stands for hosts that run alone."""
 BLENDED_BAR = Bar(3.0)
 HOSTS = 16
-CHUNKS = (1, 2, 4, 8)
-"""Hosts per stack that are tried; 1 stands for hosts that run alone."""
 MIX = MIXES[0]
 
 
@@ -43,14 +42,14 @@ _NOISE = Noise()
 def photographs(rounds: int) -> list[Figure]:
     """Hosts of CIFAR-10 at the best chunk against the naive environment, without augmentation on either side."""
     figures = []
-    for name, bar in PHOTOGRAPHS.items():
+    for name, (bar, chunks) in PHOTOGRAPHS.items():
         task = register_task(replace(TASKS[name], name=f"noise_{name}", source=_NOISE, augment=False)).name
         sides = {"naive": naive_steps([naive(name=task)])}
-        sides |= {f"chunk {chunk}": _alone(task, chunk) for chunk in CHUNKS}
+        sides |= {f"chunk {chunk}": _alone(task, chunk) for chunk in chunks}
         figures.append(_best(f"{name}: no seeds, best chunk against naive", sides, rounds, bar))
         if name == "cifar10_baseline":
             sides = {"naive": naive_steps([naive(MIX, name=task)])}
-            sides |= {f"chunk {chunk}": _blending(task, chunk) for chunk in CHUNKS}
+            sides |= {f"chunk {chunk}": _blending(task, chunk) for chunk in chunks}
             figures.append(_best(f"{name}: three blending seeds, best chunk against naive", sides, rounds, BLENDED_BAR))
     return figures
 

@@ -56,7 +56,7 @@ class Cifar10:
 
     def load(self, rng: np.random.Generator | None = None) -> Dataset:
         """The same split for everybody."""
-        archive = self._archive(data_root(self.data_dir, "CIFAR-10", _expected()))
+        archive = self._archive(data_root(self.data_dir, "CIFAR-10", _expected(), download=self.download))
         return _load(archive, tuple(_stamp(path) for path in archive.paths))
 
     def _archive(self, root: Path) -> Archive:

@@ -46,13 +46,14 @@ def windows(stream: Texts, length: int) -> Split:
     return Split(inputs, labels)
 
 
-def data_root(data_dir: Path | None, what: str, expected: str) -> Path:
+def data_root(data_dir: Path | None, what: str, expected: str, *, download: bool = False) -> Path:
     """The directory of a source's files: the one it was given, or that of ESPER_DATA_DIR."""
     place = data_dir or os.environ.get(DATA_DIR_VARIABLE)
     if not place:
-        raise ConfigError(
-            f"{what} needs a directory: give data_dir=, or set the environment variable {DATA_DIR_VARIABLE}. {expected}"
-        )
+        where = f"give data_dir=, or set the environment variable {DATA_DIR_VARIABLE}"
+        if download:
+            raise ConfigError(f"{what} needs a directory to be downloaded to: {where}.")
+        raise ConfigError(f"{what} needs a directory: {where}. {expected}")
     return Path(place).expanduser().resolve()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from esper_env.actions import CNN
 from esper_env.arrays import Floats
-from esper_env.config import ConfigError, unknown_name
+from esper_env.config import ConfigError, EnvConfig, unknown_name
 from esper_env.network.cnn import CnnHost
 from esper_env.network.host import Host
 from esper_env.network.transformer import TransformerHost
@@ -180,6 +180,19 @@ def register_task(task: Task) -> Task:
         raise ConfigError(f"A task named {task.name!r} exists already; choose another name.")
     TASKS[task.name] = task
     return task
+
+
+def read_files(config: EnvConfig) -> None:
+    """Read the files that a task's data is in, if it is: what is missing is said before hosts are built for it.
+
+    Sources keep what they have read, so that this costs nothing.
+
+    Raises:
+        ConfigError: when a file is missing or damaged.
+    """
+    source = find_task(config.task).at(config.data_dir, config.download).source
+    if isinstance(source, FileSource):
+        source.load(None)
 
 
 def find_task(name: str) -> Task:

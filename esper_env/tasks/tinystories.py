@@ -61,7 +61,7 @@ class TinyStories:
 
     def load(self, rng: np.random.Generator | None = None) -> Dataset:
         """The same split for everybody."""
-        root = data_root(self.data_dir, "TinyStories", self._expected())
+        root = data_root(self.data_dir, "TinyStories", self._expected(), download=self.download)
         missing = [name for name in self._names if not (root / name).is_file()]
         if missing and self.download:
             for name in missing:

@@ -29,11 +29,14 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}{UNFINISHED}")
-    with temporary.open("wb") as file:
-        torch.save({"format": FORMAT, "version": VERSION, **content}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            torch.save({"format": FORMAT, "version": VERSION, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)  # a full disk should not also hold what is of no use
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -62,6 +65,15 @@ def read(path: Path) -> dict[str, Any]:
             f"{path} has checkpoint version {content.get('version')}; this package reads version {VERSION} only."
         )
     return content
+
+
+def is_whole(path: Path) -> bool:
+    """Can the checkpoint be read?"""
+    try:
+        read(path)
+    except CheckpointError:
+        return False
+    return True
 
 
 def pack(state: Any) -> Tensor:
@@ -104,6 +116,21 @@ class CheckpointFolder:
             old.unlink()
         for old in sorted(self.folder.glob("steps-*.pt"))[: -self.keep]:
             old.unlink()
+
+    def read_last(self) -> dict[str, Any]:
+        """The last state; where it is damaged, the error names the newest checkpoint that can take its place.
+
+        Raises:
+            CheckpointError: when it cannot be read.
+        """
+        last = self.folder / LAST
+        try:
+            return read(last)
+        except CheckpointError as error:
+            whole = next(filter(is_whole, sorted(self.folder.glob("steps-*.pt"), reverse=True)), None)
+            if whole is None:
+                raise
+            raise CheckpointError(f"{error} Go on from an earlier one: cp {whole} {last}") from error
 
     def _alias(self, numbered: Path, path: Path) -> None:
         """Let `path` name the same file, at every moment either the old one or the new."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import collections.abc
 import importlib
+import inspect
 import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
@@ -23,17 +24,23 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from esper_agent.doctor import missing_extra
+from esper_agent.failures import FAILURE, INTERRUPTED, cause, exit_code, require_writable
 from esper_agent.metrics import Metrics, warnings
 from esper_agent.train import TrainConfig, load_config, print_update, train
-from esper_env.config import ConfigError, check_number
-
-INTERRUPTED = 130
+from esper_env.config import ConfigError, check_number, unknown_name
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train an agent. Ctrl-C finishes the update, saves and exits with 130; --resume goes on from there."""
+    """Train an agent.
+
+    Ctrl-C finishes the update, saves and exits with 130; --resume goes on.
+
+    Examples:
+      esper train --run runs/mine --seed 1
+      esper train --run runs/mine --resume --steps 300000
+      esper train --run runs/brief --env '{"max_epochs": 20}' --ppo.clip 0.1
+    """
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
     resume: bool = False
@@ -53,7 +60,15 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Play whole episodes on held-out seeds and print what policies reach, with 95 % bootstrap intervals."""
+    """Play held-out episodes and print what policies reach.
+
+    Means over whole episodes, with 95 % bootstrap intervals.
+
+    Examples:
+      esper evaluate --policy wait random schedule heuristic
+      esper evaluate --run runs/mine --episodes 100 --csv rows.csv
+      esper evaluate --policy schedule --task shapes
+    """
 
     policy: tuple[str, ...] = ()
     """Names of policies that do not learn; `esper list policies` shows them."""
@@ -83,6 +98,8 @@ class Evaluate:
         if not self.policy and self.run is None:
             raise ConfigError("Nothing to evaluate: give --policy NAME ..., --run RUN, or both.")
         check_number("episodes", self.episodes, 1, whole=True)
+        if self.csv is not None:
+            require_writable(self.csv.parent, "--csv")
         saved = {} if self.run is None else load_config(self.run).env_options
         options = {"task": "digits"} | saved | ({"task": self.task} if self.task else {}) | dict(self.env)
         seeds, episodes = held_out_seeds(self.episodes), []
@@ -105,9 +122,14 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Play:
-    """Play an episode yourself: see the network, choose what is done with it, and learn what that was worth.
+    """Play an episode yourself, in the terminal.
 
-    For example: esper play --advice heuristic
+    See the network, choose what is done with it, and learn what that was worth.
+
+    Examples:
+      esper play
+      esper play --seed 7 --advice heuristic
+      esper play --advice runs/mine --save played.jsonl
     """
 
     task: str = "digits"
@@ -134,6 +156,8 @@ class Play:
             raise ConfigError("Give task as an argument of its own, not inside env.")
         seed = random.randrange(10_000) if self.seed is None else self.seed
         check_number("seed", seed, 0, whole=True)
+        if self.save is not None:
+            require_writable(self.save.parent, "--save")
         game = Game({"task": self.task, **self.env}, seed=seed, advice=self.advice, which=self.checkpoint)
         try:
             play(game, self.save)
@@ -144,7 +168,14 @@ class Play:
 
 @dataclass(frozen=True)
 class Report:
-    """Evaluate a run beside the baselines and add what they reach to its page, report.html."""
+    """Evaluate a run beside the baselines, and add that to its page.
+
+    The page is report.html in the folder of the run; it needs no other file.
+
+    Examples:
+      esper report runs/mine
+      esper report runs/mine --episodes 200 --checkpoint last
+    """
 
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
@@ -167,7 +198,12 @@ class Report:
 
 @dataclass(frozen=True)
 class List:
-    """Show what there is to choose from."""
+    """Show what there is to choose from.
+
+    Examples:
+      esper list
+      esper list tasks
+    """
 
     what: tyro.conf.Positional[Literal["all", "ids", "tasks", "blueprints", "policies", "metrics"]] = "all"
     """Which table."""
@@ -185,7 +221,13 @@ class List:
 
 @dataclass(frozen=True)
 class Doctor:
-    """Report versions, threads, devices and what is missing; exit code 1 when something needed is."""
+    """Report versions, threads, devices and what is missing.
+
+    The exit code is 1 when environment or agent cannot run without it.
+
+    Examples:
+      esper doctor
+    """
 
     def __call__(self) -> int:
         """Print the findings."""
@@ -198,7 +240,12 @@ class Doctor:
 
 @dataclass(frozen=True)
 class Demo:
-    """Train the default agent on digits for a few minutes, and show it beside the baselines."""
+    """Train for a few minutes on digits and show the agent beside the baselines.
+
+    Examples:
+      esper demo
+      esper demo --minutes 15 --run runs/long-demo
+    """
 
     run: Path = Path("runs/demo")
     """Folder of the run; an earlier demo in it is replaced."""
@@ -238,7 +285,7 @@ def _bench(args: Sequence[str]) -> Any:
     """
     if args[:1] == ["bench"]:
         try:
-            commands = importlib.import_module("benchmarks.suite.commands").Command
+            known: Mapping[str, Any] = importlib.import_module("benchmarks.suite.commands").COMMANDS
         except ModuleNotFoundError as error:
             if error.name is None or not "benchmarks.suite.commands".startswith(error.name):
                 raise
@@ -246,13 +293,22 @@ def _bench(args: Sequence[str]) -> Any:
                 "The benchmark suite is part of the repository: run esper bench with a checkout of it, installed by "
                 "pip install --editable '.[bench]'."
             ) from error
+        _check_command("command of esper bench", args[1:], known)
+        commands: Any = Union[tuple(_described(kind, name, args[1:]) for name, kind in known.items())]  # noqa: UP007
     else:
         commands = Literal["run", "tune", "report", "validate", "status"]
-    what = Annotated[commands, tyro.conf.arg(name=""), tyro.conf.OmitSubcommandPrefixes]  # type: ignore[valid-type]
+    what = Annotated[commands, tyro.conf.arg(name=""), tyro.conf.OmitSubcommandPrefixes]
     return make_dataclass("Bench", [("what", what)], frozen=True, namespace={"__doc__": BENCH, "__call__": _called})
 
 
-BENCH = "Run the benchmark suite: compare agents by the protocol, report, and validate what others hand in."
+BENCH = """Run the benchmark suite.
+
+Compare agents by the protocol, report, and validate what others hand in.
+
+Examples:
+  esper bench status
+  esper bench run --agent schedule heuristic --minutes 30
+"""
 
 
 def _called(bench: Any) -> int:
@@ -264,48 +320,78 @@ def run(args: Sequence[str]) -> int:
     """Run a command; the exit code: 0, 2 for bad usage or configuration, 130 when interrupted, 1 for all else."""
     debug = "--debug" in args or os.environ.get("ESPER_DEBUG") == "1"
     try:
-        command = _parse([arg for arg in args if arg != "--debug"])
-        code: int = command()
-        return code
+        try:
+            command = _parse([arg for arg in args if arg != "--debug"])
+            return command()
+        finally:  # now rather than when the process ends, where nobody could say what went wrong
+            _flush()
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # whoever reads, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        _discard()
+        return FAILURE
     except Exception as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {_cause(error)}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
+        print(f"error: {cause(error)}", file=sys.stderr)
+        return exit_code(error)
 
 
-def _cause(error: Exception) -> str:
-    """One line. The messages of our own errors say what to do; other errors are known by their type."""
-    advice = missing_extra(error) if isinstance(error, ModuleNotFoundError) else None
-    if advice is not None:
-        return advice
-    message = " ".join(str(error).split())
-    ours = type(error).__module__.startswith(("esper_env", "esper_agent"))
-    return message if ours else f"{type(error).__name__}: {message} (--debug shows where)"
+def _flush() -> None:
+    """Write out what was printed; what cannot be is not tried again."""
+    try:
+        if sys.stdout is not None:  # it is None where the shell has closed it
+            sys.stdout.flush()
+    except OSError:
+        _discard()
+        raise
+
+
+def _discard() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parse(args: Sequence[str]) -> Callable[[], int]:
+    _check_command("command", args, ("train", *COMMANDS, "bench"))
     kinds = [
-        Annotated[Train, tyro.conf.subcommand("train", default=Train(_settings(args)))],
-        *(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items()),
-        Annotated[_bench(args), tyro.conf.subcommand("bench")],
+        _described(Train, "train", args, default=Train(_settings(args))),
+        *(_described(kind, name, args) for name, kind in COMMANDS.items()),
+        _described(_bench(args), "bench", args),
     ]
     commands: Any = Union[tuple(kinds)]  # noqa: UP007
     command: Callable[[], int] = tyro.cli(
         commands,
         prog="esper",
-        description="Grow neural networks while they train. --debug, anywhere, shows where an error came from.",
+        description=ABOUT,
         args=args,
         config=(tyro.conf.FlagCreatePairsOff,),
         registry=_registry(),
     )
     return command
+
+
+ABOUT = """Grow neural networks while they train.
+
+First steps, each with --help of its own:
+  esper demo                        a few minutes of training, and its report
+  esper play --advice heuristic     play an episode yourself
+  esper doctor                      what is here, and what is missing
+
+--debug, anywhere, shows where an error came from.
+"""
+
+
+def _described(kind: Any, name: str, args: Sequence[str], **options: Any) -> Any:
+    """A command whose help is its docstring; where it is one among others, the first line of that."""
+    text = inspect.getdoc(kind) or ""
+    text = text if name in args[:1] else text.partition("\n")[0]
+    return Annotated[kind, tyro.conf.subcommand(name, description=text, **options)]
+
+
+def _check_command(kind: str, args: Sequence[str], known: Iterable[str]) -> None:
+    if args and not args[0].startswith("-") and args[0] not in known:
+        raise ConfigError(unknown_name(kind, args[0], known))
 
 
 def _settings(args: Sequence[str]) -> TrainConfig:
@@ -319,8 +405,21 @@ def _settings(args: Sequence[str]) -> TrainConfig:
 
 
 def _registry() -> ConstructorRegistry:
-    """Teaches tyro that a mapping is one argument in JSON."""
+    """Teaches tyro that a mapping is one argument in JSON, and to say of what is no number that it is none."""
     registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[float] | None:
+        kind = info.type
+        if kind is not int and kind is not float:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=kind.__name__.upper(),
+            instance_from_str=lambda strings: _number(kind, strings[0]),
+            is_instance=lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+            str_from_instance=lambda value: [str(value)],
+        )
 
     @registry.primitive_rule
     def mapping(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Mapping[str, Any]] | None:
@@ -337,10 +436,20 @@ def _registry() -> ConstructorRegistry:
     return registry
 
 
+def _number(kind: type[float], text: str) -> float:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"expected a {'whole ' if kind is int else ''}number, got {text}") from None
+
+
 def _from_json(text: str) -> Mapping[str, Any]:
-    value = json.loads(text)
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = None
     if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object such as '{{\"name\": 1}}', got {text}")
+        raise ValueError(f"expected a JSON object such as '{{\"max_epochs\": 20}}', with these quotes, got {text}")
     return value
 
 

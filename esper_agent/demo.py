@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from esper_agent.failures import require_writable
 from esper_agent.metrics import Metrics
 from esper_agent.train import TrainConfig, train
 from esper_env.config import ConfigError
@@ -33,6 +34,7 @@ def demo(
     from esper_agent.report import evaluate_baselines, write_report
 
     begun = time.monotonic()
+    require_writable(run, "--run")
     _make_room(run)
     # Learning is steep at this length, so the best checkpoint is looked for more often than in a long run.
     config = TrainConfig(run=str(run), steps=MOST_STEPS, threads=threads, evaluation_interval=5)

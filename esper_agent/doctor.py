@@ -1,4 +1,4 @@
-"""A look at the machine: versions, threads, devices, what is missing, and a bug of torch to know about."""
+"""A look at the machine: versions, threads, devices, data, what is missing, and a bug of torch to know about."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 EXTRAS = {
     "": ("torch", "numpy", "gymnasium", "scikit-learn"),
@@ -19,6 +20,7 @@ EXTRAS = {
 """Packages that each extra brings; those of the empty name come with Esper itself."""
 
 LOGGERS = ("wandb", "mlflow")
+"""Packages that no extra brings."""
 
 GROUP_NORM_BACKWARD = """
 import torch
@@ -51,18 +53,25 @@ def group_norm_crashes() -> bool:
 
 def examine() -> tuple[str, bool]:
     """What there is to report, and whether Esper and its agent can run."""
-    lines = [f"Python {platform.python_version()} on {platform.system()} {platform.machine()}", ""]
+    system = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+    lines = [f"esper {version('esper') or 'from its sources'}, {system}", ""]
     lines += [f"{package:<18}{version(package) or 'missing'}" for extra in EXTRAS.values() for package in extra]
-    lines += [f"{package:<18}{version(package) or 'missing (a logger)'}" for package in LOGGERS]
+    lines += [f"{package:<18}{version(package) or 'missing'}" for package in LOGGERS]
     missing = {extra: [p for p in packages if version(p) is None] for extra, packages in EXTRAS.items()}
     lines += ["", *_machine(), ""] if not missing[""] else [""]
+    loggers = [package for package in LOGGERS if version(package) is None]
     for extra, packages in missing.items():
         if packages:
-            name = f"esper[{extra}]" if extra else "esper"
-            lines.append(f"Missing: {', '.join(packages)}. To have them: pip install '{name}'")
+            lines.append(f"Missing: {', '.join(packages)}. To have it: {_install(extra, packages)}")
+    if loggers:
+        lines.append(f"Missing: {', '.join(loggers)}. To have it: pip install {' '.join(loggers)}")
     able = not missing[""] and not missing["agent"]
     lines.append("Environment and agent can run." if able else "Environment or agent cannot run yet.")
     return "\n".join(lines), able
+
+
+def _install(extra: str, packages: list[str]) -> str:
+    return f"pip install 'esper[{extra}]'" if extra else f"pip install {' '.join(packages)}"
 
 
 def _machine() -> list[str]:
@@ -71,16 +80,26 @@ def _machine() -> list[str]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     devices = ["cpu"] + [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
     group_norm = (
-        "crashes this torch when a channels_last input needs no gradient. Esper's own layers avoid that; a blueprint "
-        "of yours must call esper_env.network.layers.group_norm."
+        "crashes this torch when a channels_last input needs no gradient;\n"
+        "    Esper avoids that, and a blueprint of yours must call esper_env.network.layers.group_norm"
         if group_norm_crashes()
-        else "works."
+        else "works"
     )
     openmp = os.environ.get("OMP_NUM_THREADS", "not set; 1 spares every process threads that it never uses")
     return [
-        f"Cores: {cores}. torch uses {torch.get_num_threads()} threads of its own; `esper` sets that to one and runs "
-        f"stacks of hosts side by side instead (--threads {min(cores or 1, 2)}).",
-        f"OMP_NUM_THREADS: {openmp}.",
+        f"Cores: {cores}",
+        f"Threads of torch: {torch.get_num_threads()}; esper uses one, and --threads runs stacks of hosts side by side",
+        f"OMP_NUM_THREADS: {openmp}",
         f"Devices: {', '.join(devices)}",
+        f"ESPER_DATA_DIR: {_data()}",
         f"GroupNorm's backward: {group_norm}",
     ]
+
+
+def _data() -> str:
+    from esper_env.tasks.data import DATA_DIR_VARIABLE
+
+    folder = os.environ.get(DATA_DIR_VARIABLE)
+    if not folder:
+        return "not set; CIFAR-10 and TinyStories are looked for there"
+    return folder if Path(folder).expanduser().is_dir() else f"{folder}, which is no folder"

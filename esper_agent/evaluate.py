@@ -20,6 +20,7 @@ from esper_agent.policies.registry import create_policy
 from esper_agent.spec import EnvSpec
 from esper_agent.train import load_policy, single_thread
 from esper_env.config import ConfigError
+from esper_env.tasks import read_files
 from esper_env.vector_env import SeedVectorEnv
 
 HELD_OUT_SEED = 1_000_000
@@ -127,7 +128,9 @@ def evaluate_named(
     names: Iterable[str], env_options: Mapping[str, Any], seeds: Sequence[int], *, seed: int = 0, threads: int = 1
 ) -> list[Episode]:
     """Evaluate policies as `create_policy` makes them: those that do not learn."""
-    spec = EnvSpec.of(SeedVectorEnv(**env_options))
+    env = SeedVectorEnv(**env_options)
+    read_files(env.config)
+    spec = EnvSpec.of(env)
     policies = {name: create_policy(name, spec, seed=seed) for name in names}
     for name, policy in policies.items():
         if isinstance(policy, ActorCritic):
@@ -151,9 +154,11 @@ def evaluate_run(
 ) -> list[Episode]:
     """Evaluate the policy that a run has trained, in its own environment or in another one of the same sizes."""
     policy, config = load_policy(run, which)
-    trained_on, plays = (EnvSpec.of(SeedVectorEnv(**options)) for options in (config.env_options, env_options))
+    env = SeedVectorEnv(**env_options)
+    trained_on, plays = EnvSpec.of(SeedVectorEnv(**config.env_options)), EnvSpec.of(env)
     if trained_on != plays:
         raise ConfigError(f"The policy of {run} fits {trained_on}, but this environment is {plays}.")
+    read_files(env.config)
     policy.seed(seed)
     return evaluate(
         policy,

@@ -33,6 +33,10 @@ SERVICES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 """Loggers by name, and the package each needs."""
 
 
+class LogError(ValueError):
+    """A file of a run that something else has written to; the message says where."""
+
+
 class MetricsFile:
     """`metrics.csv`: one row per update, columns in the order of their first appearance.
 
@@ -89,7 +93,18 @@ class EpisodesFile:
         """Drop the episodes after `updates`, which will be lived again, and a line cut short."""
         lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
         with _replacing(self.path) as file:
-            file.writelines(line for line in lines if line.endswith("\n") and json.loads(line)["update"] <= updates)
+            for number, line in enumerate(lines, 1):
+                if line.endswith("\n") and self._update(number, line) <= updates:
+                    file.write(line)
+
+    def _update(self, number: int, line: str) -> int:
+        try:
+            update: int = json.loads(line)["update"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise LogError(
+                f"{self.path} is damaged: line {number} is no episode. Remove that line to go on."
+            ) from error
+        return update
 
     def write(self, rollout: TensorDictBase, update: int) -> None:
         """Append the episodes that ended in a rollout `[envs, time]`."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from esper_agent import checkpoint
 from esper_agent.config import PolicyConfig, PPOConfig
+from esper_agent.failures import require_writable
 from esper_agent.loggers import SERVICES, EpisodesFile, MetricsFile, Services, require_services
 from esper_agent.metrics import Metrics, rollout_metrics, warnings
 from esper_env.config import ConfigError, Options, check_number, unknown_name
@@ -119,10 +120,12 @@ class Training:
     def __init__(self, config: TrainConfig) -> None:
         from esper_agent.learning.ppo import PPO
         from esper_agent.rollout import make_rollouts
+        from esper_env.tasks import read_files
 
         self.config = config
         self.folder = Path(config.run)
         self.policy, env = make_policy(config)
+        read_files(env)
         self.resolved = resolve(config, self.policy, env)
         if env.reward.gamma != config.ppo.gamma:
             raise ConfigError(
@@ -155,10 +158,10 @@ class Training:
 
     def open(self, *, resume: bool) -> None:
         """Begin the run's folder, or continue from its last checkpoint."""
-        last = check_folder(self.folder, resume=resume)
+        check_folder(self.folder, resume=resume)
         self.folder.mkdir(parents=True, exist_ok=True)
         if resume:
-            self.load_state_dict(checkpoint.read(last))
+            self.load_state_dict(self.checkpoints.read_last())
         values = asdict(self.config) | {"resolved": self.resolved}
         (self.folder / "config.json").write_text(json.dumps(values, indent=2) + "\n")
         self.metrics_file.resume(self.updates)
@@ -242,14 +245,14 @@ class Training:
         self.rollouts.close()
 
 
-def check_folder(run: Path, *, resume: bool) -> Path:
-    """The checkpoint that a run goes on from; refuses a folder that does not fit what is asked for."""
+def check_folder(run: Path, *, resume: bool) -> None:
+    """Refuse a folder that does not fit what is asked for, or that nothing can be written in."""
     last = run / CHECKPOINTS / checkpoint.LAST
     if last.exists() and not resume:
         raise ConfigError(f"{run} holds a run already: continue it with --resume, or choose another --run.")
     if resume and not last.exists():
         raise ConfigError(f"{run} holds no checkpoint to resume from: start it without --resume.")
-    return last
+    require_writable(run, "--run")
 
 
 def print_update(metrics: Metrics, config: TrainConfig) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Any
 
 import tyro
 
@@ -14,7 +14,14 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Run:
-    """Work on runs of the protocol until they are finished or time is up. Do it again to go on, also after kill -9."""
+    """Work on runs of the protocol until they are finished or time is up.
+
+    The same command again goes on, also after kill -9.
+
+    Examples:
+      esper bench run --agent schedule heuristic
+      esper bench run --agent lstm --task digits --seeds 0 --minutes 60
+    """
 
     agent: tuple[str, ...]
     """Contestants; `esper bench status` lists them."""
@@ -45,7 +52,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Tune:
-    """Choose an agent's settings by a grid on tuning seeds. Do it again to go on; what was tried is kept."""
+    """Choose an agent's settings by a grid on tuning seeds.
+
+    The same command again goes on; what was tried is kept.
+
+    Examples:
+      esper bench tune --agent schedule
+    """
 
     agent: str
     """A contestant with a grid: schedule or maskable-ppo-tuned."""
@@ -73,7 +86,11 @@ class Tune:
 
 @dataclass(frozen=True)
 class Report:
-    """Write docs/results.md and its pictures from the results."""
+    """Write docs/results.md and its pictures from the results.
+
+    Examples:
+      esper bench report
+    """
 
     results: Path = HERE / "results"
     """Folder of results, one folder for each agent."""
@@ -96,7 +113,13 @@ class Report:
 
 @dataclass(frozen=True)
 class Validate:
-    """Replay the recorded actions of an agent's results and confirm its scores bit for bit; exit code 1 if not."""
+    """Replay an agent's recorded actions and confirm its scores.
+
+    They must agree bit for bit; the exit code is 1 where they do not.
+
+    Examples:
+      esper bench validate benchmarks/results/lstm
+    """
 
     folder: tyro.conf.Positional[Path]
     """The agent's results, such as benchmarks/results/lstm."""
@@ -119,7 +142,11 @@ class Validate:
 
 @dataclass(frozen=True)
 class Status:
-    """Show every entry of the protocol, what is finished, and how many steps are left to train."""
+    """Show every entry of the protocol, and what is left to train.
+
+    Examples:
+      esper bench status
+    """
 
     budget: float = 1.0
     """Share of the protocol's training steps."""
@@ -152,4 +179,3 @@ def _say(line: str) -> None:
 
 COMMANDS: dict[str, Any] = {"run": Run, "tune": Tune, "report": Report, "validate": Validate, "status": Status}
 """Commands by name."""
-Command = Union[tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items())]  # type: ignore[valid-type]  # noqa: UP007

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import sys
 
-from esper_agent.doctor import missing_extra
-from esper_agent.failures import INTERRUPTED
+from esper_agent.exits import FAILURE, INTERRUPTED
 
 
 def main() -> int:
     """Run the command line; the exit code."""
-    try:
+    try:  # importing takes a second, in which Ctrl-C is as likely as in any other
         from esper_agent.cli import run
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
     except ModuleNotFoundError as error:
+        from esper_agent.doctor import missing_extra
+
         advice = missing_extra(error)
         if advice is None:
             raise
         print(f"error: {advice}", file=sys.stderr)
-        return 1
+        return FAILURE
     return run(sys.argv[1:])
 
 

@@ -6,10 +6,8 @@ What brings in torch is imported inside the commands, so that help comes at once
 from __future__ import annotations
 
 import argparse
-import collections.abc
 import importlib
 import inspect
-import json
 import os
 import sys
 import traceback
@@ -17,14 +15,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_origin
+from typing import Annotated, Any, Literal, Union
 
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from esper_agent.failures import FAILURE, INTERRUPTED, cause, exit_code, require_writable
+from esper_agent.arguments import registry
+from esper_agent.exits import DONE, FAILURE, INTERRUPTED
+from esper_agent.failures import cause, exit_code, require_writable
 from esper_agent.metrics import Metrics, warnings
 from esper_agent.train import TrainConfig, load_config, print_update, train
 from esper_env.config import ConfigError, check_number, unknown_name
@@ -55,7 +54,7 @@ class Train:
             print(f"Interrupted. Go on with: esper train --run {run} --resume")
             return INTERRUPTED
         print(f"Trained: {run}/report.html shows how. To evaluate it as well: esper report {run}")
-        return 0
+        return DONE
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ class Evaluate:
         print(table(summarise(episodes)))
         if self.csv is not None:
             write_csv(self.csv, episodes)
-        return 0
+        return DONE
 
 
 @dataclass(frozen=True)
@@ -163,7 +162,7 @@ class Play:
             play(game, self.save)
         finally:
             print(f"Play the same episode again with --seed {seed}.")
-        return 0
+        return DONE
 
 
 @dataclass(frozen=True)
@@ -193,7 +192,7 @@ class Report:
         check_number("episodes", self.episodes, 1, whole=True)
         text, page = write_report(self.run, self.episodes, which=self.checkpoint, threads=self.threads)
         print(f"{text}\n\n{page}")
-        return 0
+        return DONE
 
 
 @dataclass(frozen=True)
@@ -214,9 +213,9 @@ class List:
 
         if self.what != "all":
             print(listing(self.what))
-            return 0
+            return DONE
         print("\n\n".join(f"{section}\n{'-' * len(section)}\n{listing(section)}" for section in SECTIONS))
-        return 0
+        return DONE
 
 
 @dataclass(frozen=True)
@@ -235,7 +234,7 @@ class Doctor:
 
         findings, able = examine()
         print(findings)
-        return 0 if able else 1
+        return DONE if able else FAILURE
 
 
 @dataclass(frozen=True)
@@ -264,7 +263,7 @@ class Demo:
         check_number("episodes", self.episodes, 1, whole=True)
         with progress() as show:
             finished = demo(self.run, minutes=self.minutes, episodes=self.episodes, threads=self.threads, show=show)
-        return 0 if finished else INTERRUPTED
+        return DONE if finished else INTERRUPTED
 
 
 COMMANDS = {
@@ -366,7 +365,7 @@ def _parse(args: Sequence[str]) -> Callable[[], int]:
         description=ABOUT,
         args=args,
         config=(tyro.conf.FlagCreatePairsOff,),
-        registry=_registry(),
+        registry=registry(),
     )
     return command
 
@@ -402,55 +401,6 @@ def _settings(args: Sequence[str]) -> TrainConfig:
     known, _ = peek.parse_known_args(args[1:])
     resuming = args[:1] == ["train"] and known.resume and not {"-h", "--help"} & set(args)
     return load_config(Path(known.run)) if resuming else TrainConfig()
-
-
-def _registry() -> ConstructorRegistry:
-    """Teaches tyro that a mapping is one argument in JSON, and to say of what is no number that it is none."""
-    registry = ConstructorRegistry()
-
-    @registry.primitive_rule
-    def number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[float] | None:
-        kind = info.type
-        if kind is not int and kind is not float:
-            return None
-        return PrimitiveConstructorSpec(
-            nargs=1,
-            metavar=kind.__name__.upper(),
-            instance_from_str=lambda strings: _number(kind, strings[0]),
-            is_instance=lambda value: isinstance(value, int | float) and not isinstance(value, bool),
-            str_from_instance=lambda value: [str(value)],
-        )
-
-    @registry.primitive_rule
-    def mapping(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Mapping[str, Any]] | None:
-        if get_origin(info.type) is not collections.abc.Mapping:
-            return None
-        return PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="JSON",
-            instance_from_str=lambda strings: _from_json(strings[0]),
-            is_instance=lambda value: isinstance(value, Mapping),
-            str_from_instance=lambda value: [json.dumps(dict(value))],
-        )
-
-    return registry
-
-
-def _number(kind: type[float], text: str) -> float:
-    try:
-        return kind(text)
-    except ValueError:
-        raise ValueError(f"expected a {'whole ' if kind is int else ''}number, got {text}") from None
-
-
-def _from_json(text: str) -> Mapping[str, Any]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        value = None
-    if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object such as '{{\"max_epochs\": 20}}', with these quotes, got {text}")
-    return value
 
 
 @contextmanager

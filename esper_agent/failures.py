@@ -7,9 +7,8 @@ import tempfile
 from pathlib import Path
 
 from esper_agent.doctor import missing_extra
+from esper_agent.exits import FAILURE, USAGE
 from esper_env.config import ConfigError
-
-USAGE, FAILURE, INTERRUPTED = 2, 1, 130
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory")

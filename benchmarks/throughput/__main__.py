@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.reports import RESULTS, table, write_json
-from benchmarks.throughput import agent, memory, speed, tasks
+from benchmarks.throughput import agent, imports, memory, speed, tasks
 from benchmarks.throughput.figures import Figure
 
 ROUNDS, QUICK_ROUNDS = 15, 2
@@ -34,6 +34,7 @@ SPEED: dict[str, Callable[[int], list[Figure]]] = {
     "texts": tasks.texts,
     "agent": agent.collecting_and_learning,
     "backends": agent.backends,
+    "imports": imports.imports,
 }
 MEMORY = ("memory_growth", "memory_peak")
 HEAD = ("figure", "median", "quartiles", "bar", "met", "detail")

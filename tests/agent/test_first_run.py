@@ -4,6 +4,7 @@ import os
 import re
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ import torch
 
 from benchmarks.suite.commands import COMMANDS as BENCH_COMMANDS
 from esper_agent import checkpoint, cli
-from esper_agent.failures import cause, require_writable
+from esper_agent.failures import cause, exit_code, require_writable
 from esper_agent.train import TrainConfig, train
 from esper_env.config import ConfigError
 from tests.agent.test_train import UPDATE, esper, flags, quiet, tiny
@@ -223,8 +224,6 @@ def test_a_checkpoint_that_could_not_be_written_leaves_nothing_behind(tmp_path):
 
 
 def test_a_line_that_is_no_episode_is_named(capsys, finished, tmp_path):
-    import shutil
-
     run = tmp_path / "r"
     shutil.copytree(finished, run)
     with (run / "episodes.jsonl").open("a") as lines:
@@ -243,7 +242,7 @@ import sys
 
 class Interrupt:
     def find_spec(self, name, *_):
-        if name == "tyro":
+        if name == sys.argv[1]:
             raise KeyboardInterrupt
 
 sys.meta_path.insert(0, Interrupt())
@@ -252,8 +251,9 @@ sys.exit(main())
 """
 
 
-def test_an_interruption_while_python_still_imports_is_no_traceback():
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED_IMPORT], capture_output=True, text=True)
+@pytest.mark.parametrize("module", ["numpy", "gymnasium", "tyro"])
+def test_an_interruption_while_python_still_imports_is_no_traceback(module):
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED_IMPORT, module], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
 
 
@@ -283,6 +283,4 @@ def test_what_nobody_reads_and_what_does_not_fit_ends_without_a_traceback(words)
 
 
 def test_a_configuration_error_is_the_only_one_that_another_command_line_mends():
-    from esper_agent.failures import exit_code
-
     assert [exit_code(error) for error in (ConfigError("x"), ValueError("x"), OSError("x"))] == [2, 1, 1]

@@ -1,10 +1,13 @@
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from benchmarks.reports import table, write_json
 from benchmarks.throughput.figures import Bar, Figure, interleave, ratio
+from benchmarks.throughput.imports import children
 from benchmarks.throughput.memory import resident
 from benchmarks.throughput.states import MIXES, blending, suited_blueprints
 from esper_env.lifecycle.stages import Stage
@@ -73,3 +76,11 @@ def test_the_blending_state_holds_the_seeds_that_were_asked_for():
 
 def test_resident_memory_is_no_more_than_its_peak():
     assert 10 < resident() <= resident("VmHWM")
+
+
+def test_the_clock_of_children_moves_when_a_process_ends_and_at_no_other_time():
+    begun = children()
+    sorted(range(10**6))
+    assert children() == begun
+    subprocess.run([sys.executable, "-c", "sorted(range(10**6))"], check=True)
+    assert children() > begun

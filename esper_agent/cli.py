@@ -377,7 +377,7 @@ First steps, each with --help of its own:
   esper play --advice heuristic     play an episode yourself
   esper doctor                      what is here, and what is missing
 
---debug, anywhere, shows where an error came from.
+With --debug, anywhere, an error shows where it came from.
 """
 
 

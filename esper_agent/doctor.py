@@ -62,9 +62,9 @@ def examine() -> tuple[str, bool]:
     loggers = [package for package in LOGGERS if version(package) is None]
     for extra, packages in missing.items():
         if packages:
-            lines.append(f"Missing: {', '.join(packages)}. To have them: {_install(extra, packages)}")
+            lines.append(f"Missing: {', '.join(packages)}. Install with: {_install(extra, packages)}")
     if loggers:
-        lines.append(f"Missing: {', '.join(loggers)}. To have them: pip install {' '.join(loggers)}")
+        lines.append(f"Missing: {', '.join(loggers)}. Install with: pip install {' '.join(loggers)}")
     able = not missing[""] and not missing["agent"]
     lines.append("Environment and agent can run." if able else "Environment or agent cannot run yet.")
     return "\n".join(lines), able

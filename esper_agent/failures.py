@@ -42,7 +42,7 @@ def cause(error: Exception) -> str:
     ours = type(error).__module__.startswith(("esper_env", "esper_agent"))
     if ours or (isinstance(error, ImportError) and "pip install" in message):
         return message
-    if isinstance(error, OSError) and error.errno in FULL:
+    if _disk_is_full(error):
         return "The disk is full. Make room and do it again; what was saved before is whole, and --resume continues it."
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {_reason(error)}. (--debug shows where)"
@@ -54,6 +54,13 @@ def cause(error: Exception) -> str:
 def exit_code(error: Exception) -> int:
     """Two for what another command line would mend, one for all else."""
     return USAGE if isinstance(error, ConfigError) else FAILURE
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Is that what it began with? torch.save covers it by an error of its own about a position in the file."""
+    while error is not None and not (isinstance(error, OSError) and error.errno in FULL):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _reason(error: OSError) -> str:

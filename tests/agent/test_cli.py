@@ -168,7 +168,7 @@ def test_the_doctor_names_versions_and_what_is_missing(capsys, monkeypatch):
         assert words in said
     monkeypatch.setitem(doctor.EXTRAS, "agent", ("torchrl", "no-such-package"))
     assert cli.run(["doctor"]) == 1
-    assert "Missing: no-such-package. To have them: pip install 'esper[agent]'" in capsys.readouterr().out
+    assert "Missing: no-such-package. Install with: pip install 'esper[agent]'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("statement", "crashes"), [("pass", False), ("import os; os.kill(os.getpid(), 11)", True)])

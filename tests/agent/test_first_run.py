@@ -1,5 +1,7 @@
 """What a first user meets: help, and what goes wrong, each in one sentence that says what to do."""
 
+import errno
+import io
 import os
 import re
 import resource
@@ -178,6 +180,21 @@ def test_a_full_disk_ends_a_run_in_one_sentence_and_leaves_it_whole(finished):
     assert last.read_bytes() == before
     assert not list(last.parent.glob(f".*{checkpoint.UNFINISHED}"))
     assert train(tiny(finished, steps=4 * UPDATE), resume=True, show=quiet)
+
+
+class SmallDisk(io.BytesIO):
+    """Takes so many bytes and no more."""
+
+    def write(self, content):
+        if self.tell() + len(content) > 100_000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(content)
+
+
+def test_a_full_disk_is_known_though_torch_covers_it_by_an_error_of_its_own():
+    with pytest.raises(RuntimeError, match="unexpected pos") as refusal:
+        torch.save({"weights": torch.zeros(1_000_000)}, SmallDisk())
+    assert cause(refusal.value).startswith("The disk is full.")
 
 
 def test_an_allocation_that_fails_is_answered_with_what_needs_less():

@@ -53,7 +53,9 @@ class Train:
         if not finished:
             print(f"Interrupted. Go on with: esper train --run {run} --resume")
             return INTERRUPTED
-        print(f"Trained: {run}/report.html shows how. To evaluate it as well: esper report {run}")
+        page = Path(run) / "report.html"
+        print(f"Trained: {page} shows how." if page.exists() else f"Trained: {run}.")
+        print(f"To evaluate it as well: esper report {run}")
         return DONE
 
 
@@ -99,6 +101,8 @@ class Evaluate:
         check_number("episodes", self.episodes, 1, whole=True)
         if self.csv is not None:
             require_writable(self.csv.parent, "--csv")
+        if "task" in self.env:
+            raise ConfigError("Give task as an argument of its own, not inside env.")
         saved = {} if self.run is None else load_config(self.run).env_options
         options = {"task": "digits"} | saved | ({"task": self.task} if self.task else {}) | dict(self.env)
         seeds, episodes = held_out_seeds(self.episodes), []

@@ -11,6 +11,8 @@ from esper_agent.exits import FAILURE, USAGE
 from esper_env.config import ConfigError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+TRACEBACK = 3
+"""More lines than these hold the traceback of another process: its first line and its last say what happened."""
 MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory")
 """How torch words, in errors of no type of their own, that an allocation has failed."""
 
@@ -40,6 +42,9 @@ def cause(error: Exception) -> str:
         return advice
     message = " ".join(str(error).split())
     ours = type(error).__module__.startswith(("esper_env", "esper_agent"))
+    lines = str(error).strip().splitlines()
+    if ours and len(lines) > TRACEBACK:
+        return f"{lines[0].strip()} {lines[-1].strip()} (--debug shows where)"
     if ours or (isinstance(error, ImportError) and "pip install" in message):
         return message
     if _disk_is_full(error):

@@ -16,6 +16,7 @@ import torch
 from benchmarks.suite.commands import COMMANDS as BENCH_COMMANDS
 from esper_agent import checkpoint, cli
 from esper_agent.failures import cause, exit_code, require_writable
+from esper_agent.rollout.parallel import WorkerError
 from esper_agent.train import TrainConfig, train
 from esper_env.config import ConfigError
 from tests.agent.test_train import UPDATE, esper, flags, quiet, tiny
@@ -213,6 +214,11 @@ def test_an_error_of_the_system_names_the_file(file):
 def test_a_missing_extra_that_is_named_already_is_not_named_by_its_type():
     error = ImportError("ray is not installed; the ray backend needs it: pip install 'esper[ray]'")
     assert cause(error) == str(error)
+
+
+def test_a_traceback_of_another_process_is_told_by_its_first_line_and_its_last():
+    told = "Worker 1 raised an error:\nTraceback (most recent call last):\n  File x\n    y()\nValueError: no such y\n"
+    assert cause(WorkerError(told)) == "Worker 1 raised an error: ValueError: no such y (--debug shows where)"
 
 
 # Damage

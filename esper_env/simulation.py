@@ -12,7 +12,7 @@ import numpy as np
 from esper_env import counterfactuals, observation, reward, scaffolding, signals
 from esper_env.actions import Actions, Algorithm, Op, blueprint_names, decode
 from esper_env.arrays import Arrays, Bools, Floats, Ints
-from esper_env.config import EnvConfig
+from esper_env.config import ConfigError, EnvConfig
 from esper_env.growth.governor import Governor, snapshot_due, watch
 from esper_env.growth.optimizer import Rates
 from esper_env.growth.population import Growth, Population
@@ -167,12 +167,20 @@ class Simulation:
             max_epochs=self.config.max_epochs,
             budget=self.budget,
         )
-        return list(reward.terms(still, self.config.reward))
+        terms = reward.terms(still, self.config.reward)
+        for name, term in terms.items():
+            if not isinstance(term, np.ndarray) or term.shape != (self.envs,):
+                raise ConfigError(
+                    f"Reward {self.config.reward.mode!r} must pay every term as an array with a number for each of the "
+                    f"{self.envs} environments; its {name!r} is {term!r}."
+                )
+        return list(terms)
 
     def _load_data(self, env: int) -> None:
-        """Put an environment's data in its place, unless that of the same seed is there already."""
+        """Put an environment's data in its place, unless it is there already: that of its seed, or that of all."""
         streams, source = self.streams[env], self.task.source
-        if self._loaded[env] != streams.seed:
+        there = self._loaded[env] == streams.seed if source.generated else self.population.holds_data(env)
+        if not there:
             data = source.load(streams.data() if source.generated else None)
             self.population.put_data(env, data, self.config.training.val_samples)
             self._loaded[env] = streams.seed
@@ -231,9 +239,11 @@ class Simulation:
             self.population.build_gate(env, slot, rng)
         self._free(events.pruned)
         self._count_params()
-        made_permanent = np.asarray(events.fossilized.any(1))
-        if made_permanent.any():
-            self.population.snapshot(made_permanent, self.slots.stage == Stage.FOSSILIZED)
+        if events.fossilized.any():
+            made_permanent, calm = np.asarray(events.fossilized.any(1)), self.governor.diverging == 0
+            self.population.snapshot(made_permanent & calm, self.slots.stage == Stage.FOSSILIZED)
+            # A host that may be on its way out keeps the snapshot of a better time.
+            self.population.snapshot(made_permanent & ~calm, events.fossilized, hosts=False)
         return events
 
     def _tick(self, events: Events, cooling: Bools) -> None:

@@ -17,6 +17,7 @@ from esper_env.arrays import Bools, Floats, Ints
 from esper_env.growth.coalitions import CoalitionPass
 from esper_env.growth.optimizer import Rates
 from esper_env.growth.training import GradientStats, SlotState, train_epoch
+from esper_env.lifecycle.stages import BLENDED
 from esper_env.network.host import Host
 from esper_env.network.network import StackedNetwork
 from esper_env.tasks.data import Dataset, Split
@@ -177,11 +178,17 @@ class Population:
         network, local = self.home(env)
         network.free(local, slot)
 
-    def snapshot(self, envs: Bools, fossilized: Bools) -> None:
-        """Remember hosts and fossils of these environments."""
+    def holds_data(self, env: int) -> bool:
+        """Has the stack of an environment any data?"""
+        stack, _ = self._home[env]
+        return bool(self.data[stack].tensors)
+
+    def snapshot(self, envs: Bools, fossilized: Bools, *, hosts: bool = True) -> None:
+        """Remember hosts and fossils of these environments, or their fossils alone."""
         for network, rows, fossils in self._committed(envs, fossilized):
             for stack, index in network.committed_rows(rows, fossils):
-                stack.take_snapshot(index)
+                if hosts or stack is not network.trunk:
+                    stack.take_snapshot(index)
 
     def restore(self, envs: Bools, fossilized: Bools) -> None:
         """Return hosts and fossils of these environments to their snapshot and forget their momentum."""
@@ -218,7 +225,7 @@ class Population:
             train_loss, gradients = train_epoch(
                 network, mine, *data["train"], np.stack(order[start:end]), self.batch_size, rates, proximal, look
             )
-            finite = network.finite(mine.fossil)
+            finite = network.finite(BLENDED[mine.stage])
             envs = np.arange(end - start)
             coalitions = CoalitionPass(network, envs, masks[start:end], mine.alpha, mine.algorithm)
             loss, accuracy = coalitions.run(*data["val"], evaluation_batch(network.hosts))

@@ -156,10 +156,10 @@ class StackedNetwork:
                 for stack in bank.stacks():
                     yield stack, torch.tensor(rows, device=self.device)
 
-    def finite(self, fossilized: Bools) -> Bools:
-        """Which hosts, fossils included, hold only finite parameters."""
+    def finite(self, included: Bools) -> Bools:
+        """Which hosts, the seeds under `included [envs, slots]` with them, hold only finite parameters."""
         sound = torch.ones(self.hosts, dtype=torch.bool, device=self.device)
-        for stack, rows in self.committed_rows(range(self.hosts), fossilized):
+        for stack, rows in self.committed_rows(range(self.hosts), included):
             finite = stack.value[rows].isfinite().all(1)
             envs = rows if stack is self.trunk else self._envs_of(stack)[rows]
             sound[envs] &= finite

@@ -250,6 +250,35 @@ def test_a_snapshot_is_taken_at_reset_and_the_moment_a_seed_is_fossilized():
     assert torch.equal(snapshots[1], seed)
 
 
+def test_a_host_that_fossilizes_while_it_diverges_keeps_its_earlier_snapshot():
+    simulation = simulate(2, **QUICK)
+    step(simulation, action(Op.GERMINATE, 0, "conv_light"))
+    for vector in (*[action(Op.ADVANCE, 0)] * 2, *[action()] * 3, action(Op.ADVANCE, 0)):
+        step(simulation, vector)
+    before = [[part.clone() for part in committed(simulation, env)[0]] for env in range(2)]
+    bank = simulation.population.stacks[0].banks[0, "conv_light"]
+    seeds = bank.seeds.value.clone()
+    simulation.governor.diverging[1] = 1
+    step(simulation, action(Op.FOSSILIZE, 0))
+    (calm_host, calm_fossil), (wild_host, wild_fossil) = (committed(simulation, env) for env in range(2))
+    assert torch.equal(calm_host[2], before[0][0])
+    assert torch.equal(wild_host[2], before[1][2])
+    assert not torch.equal(wild_host[2], before[1][0])
+    assert torch.equal(calm_fossil[2], seeds[bank.envs.index(0)])
+    assert torch.equal(wild_fossil[2], seeds[bank.envs.index(1)])
+
+
+def test_a_blended_seed_that_is_not_finite_is_a_panic_even_where_the_loss_is_finite():
+    simulation = grown(**QUICK)
+    bank = simulation.population.stacks[0].banks[1, "norm"]
+    bank.seeds.value[bank.envs.index(0)] = float("inf")  # its tanh is 1
+    step(simulation)
+    assert simulation.counters.rolled_back.tolist() == [True, False]
+    for _ in range(3):
+        step(simulation)
+        assert not simulation.counters.rolled_back.any()
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_rollbacks_in_random_play_leave_no_live_seed_and_sound_state(seed):
     simulation = simulate(3, **QUICK)

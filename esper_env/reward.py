@@ -213,7 +213,30 @@ def total(terms: Terms) -> Floats:
 
 
 def objective(transition: Transition, config: RewardConfig, paid: Terms | None = None) -> Floats:
-    """The objective part of the reward, whatever the mode pays; built-in modes that pay it have it in `paid`."""
-    if paid is not None and config.mode in ("shaped", "objective"):
+    """The objective, whatever the mode pays and at whatever weights, so that returns can be compared.
+
+    Built-in modes that pay it at its own weights have it in `paid`.
+    """
+    if paid is not None and config.mode in ("shaped", "objective") and _standard(config):
         return total({name: paid[name] for name in OBJECTIVE})
-    return total(objective_terms(transition, config))
+    return total(objective_terms(transition, STANDARD))
+
+
+STANDARD = RewardConfig()
+"""The weights of the objective."""
+
+
+def _standard(config: RewardConfig) -> bool:
+    return all(getattr(config, name) == getattr(STANDARD, name) for name in OBJECTIVE_WEIGHTS)
+
+
+OBJECTIVE_WEIGHTS = (
+    "progress",
+    "rent",
+    "shock",
+    "germinate_cost",
+    "set_alpha_cost",
+    "prune_cost",
+    "fossilize_cost",
+    "governor",
+)

@@ -161,6 +161,8 @@ def test_the_objective_is_the_same_in_every_mode(mode):
     step = random_step(np.random.default_rng(1))
     want = total(terms(step, RewardConfig(mode="objective")))
     assert objective(step, resolve(mode)).tolist() == want.tolist()
+    config = resolve({"mode": mode, "progress": 1.0, "rent": 3.0, "stage": 0.5})
+    assert objective(step, config, terms(step, config)).tolist() == want.tolist()
 
 
 def test_an_instant_change_shocks_more_than_a_ramp_and_a_switch_as_much_as_leaving_and_coming():

@@ -61,6 +61,8 @@ ALPHA_TARGETS = np.array([0.5, 0.7, 1.0])
 ALPHA_SPEEDS = np.array([0, 3, 5, 8], np.int32)
 
 CNN, TRANSFORMER = "cnn", "transformer"
+TOPOLOGIES = (CNN, TRANSFORMER)
+"""Kinds of host."""
 
 
 @dataclass

@@ -194,7 +194,7 @@ val_samples |
         self._viewer = None if render_mode is None else Viewer(render_mode)
         self._options = options
         self.config: EnvConfig
-        self.config, task = resolve(options)
+        self.config, task = resolve(options, ("render_mode",))
         self._simulation = Simulation(self.config, task, 1)
         self._blueprints = len(self._simulation.blueprints)
         self.action_space: spaces.MultiDiscrete = action_space(self.config.num_slots, self._blueprints)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,8 @@ from esper_env.config import (
 )
 from esper_env.tasks import Task, find_task
 
+AT_THE_TOP = {"max_seeds": None, "strict_gates": False, "auto_advance": False}
+"""What of the lifecycle is an argument of its own, with the value that asks for nothing."""
 ON_PANIC = ("rollback", "terminate")
 
 
@@ -93,10 +95,17 @@ def _lifecycle(asked: EnvOptions, task: Task, num_slots: int) -> LifecycleConfig
         "auto_advance": asked.auto_advance,
     }
     extra = {} if asked.lifecycle is None else asked.lifecycle
+    if isinstance(extra, LifecycleConfig):
+        given = [name for name, default in AT_THE_TOP.items() if getattr(asked, name) != default]
+        if given:
+            raise ConfigError(f"Give {given[0]} inside the LifecycleConfig, or the rest of lifecycle as a dict.")
     if isinstance(extra, Mapping):
-        for name in top:
-            if name in extra:
+        inside = [field.name for field in fields(LifecycleConfig) if field.name not in top]
+        for name in extra:
+            if name in top:
                 raise ConfigError(f"Give {name} as an argument of its own, not inside lifecycle.")
+            if name not in inside:
+                raise ConfigError(unknown_name("lifecycle option", name, inside))
         extra = {"min_training_epochs": task.min_training_epochs} | top | dict(extra)
     return LifecycleConfig.from_mapping("lifecycle", extra)
 

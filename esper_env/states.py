@@ -10,9 +10,8 @@ from esper_env.simulation import Simulation
 
 FORMAT = "esper-seed-state"
 VERSION = 2
-
-
 ENVELOPE = frozenset(("envs", "stacks", "config", "blueprints", "simulation", "shell"))
+"""What a state holds beside its format and version."""
 
 
 class StateError(ValueError):
@@ -50,16 +49,16 @@ def unpack(simulation: Simulation, shell: Iterable[str], state: Any) -> dict[str
         raise StateError(f"The state is of {state['envs']} environment(s), this one has {simulation.envs}.")
     if set(state["shell"]) != set(shell):
         raise StateError("The state is of a vector environment and this is a single one, or the other way round.")
-    mine, theirs = simulation.config.to_dict(), state["config"]
-    different = [name for name in mine if mine[name] != theirs.get(name)]
-    if different:
-        detail = "; ".join(f"{name}: {theirs.get(name)!r} there, {mine[name]!r} here" for name in different)
-        raise StateError(f"The state belongs to another configuration ({detail}). Make the environment with the same.")
     if state["blueprints"] != list(simulation.blueprints):
         raise StateError(
             f"The state was taken with the blueprints {state['blueprints']}, here they are "
             f"{list(simulation.blueprints)}: register the same ones in the same order."
         )
+    mine, theirs = simulation.config.to_dict(), state["config"]
+    different = [name for name in mine if mine[name] != theirs.get(name)]
+    if different:
+        detail = "; ".join(f"{name}: {theirs.get(name)!r} there, {mine[name]!r} here" for name in different)
+        raise StateError(f"The state belongs to another configuration ({detail}). Make the environment with the same.")
     if state["stacks"] != _stacks(simulation):
         raise StateError(
             f"The state has its hosts in stacks of {state['stacks']}, here they are {_stacks(simulation)}: make the "

@@ -86,7 +86,7 @@ def check_seed_env(env: gymnasium.Env[Any, Any], *, seed: int = 0, steps: int = 
     while steps > 0:
         steps -= walk.play(episode, steps)
         episode += 1
-    bare.reset(seed=seed)
+    env.reset(seed=seed)
 
 
 class _Walk:

@@ -24,6 +24,8 @@ from esper_env.simulation import Simulation
 from esper_env.spaces import Observation, action_space, observation_space, observe, split_mask
 from esper_env.states import pack, unpack
 
+MADE_WITH = ("num_envs", "chunk", "threads", "max_episode_steps", "autoreset_mode", "render_mode")
+"""Arguments of a vector environment beside those of its simulation."""
 AUTORESET_MODES = {
     "next_step": AutoresetMode.NEXT_STEP,
     "same_step": AutoresetMode.SAME_STEP,
@@ -73,7 +75,7 @@ class SeedVectorEnv(VectorEnv[Observation, Ints, npt.NDArray[Any]]):
             if value is not None:
                 check_number(name, value, 1, whole=True)
         self._made_with = {"chunk": chunk, "threads": threads, "max_episode_steps": max_episode_steps} | options
-        self.config, task = resolve(options, ("chunk", "threads", "max_episode_steps", "autoreset_mode"))
+        self.config, task = resolve(options, MADE_WITH)
         self.num_envs = num_envs
         self.autoreset_mode = _autoreset_mode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
@@ -94,6 +96,8 @@ class SeedVectorEnv(VectorEnv[Observation, Ints, npt.NDArray[Any]]):
     ) -> tuple[Observation, Info]:
         """Begin new episodes in all hosts, or in those under `options["reset_mask"]`."""
         mask = self._reset_mask(options)
+        if isinstance(seed, (int, np.integer)):
+            self._np_random, self._np_random_seed = seeding.np_random(int(seed))
         self._restart(mask, self._seeds(seed))
         observation = observe(self._simulation)
         return observation, self._info(observation, mask)

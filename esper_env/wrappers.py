@@ -24,6 +24,7 @@ from gymnasium.vector.utils import batch_space
 
 from esper_env.actions import CANONICAL_ACTION, CAUSAL_MASK, HEAD_INDEX, Op, blueprint_names, head_sizes
 from esper_env.arrays import Bools, Ints
+from esper_env.config import EnvConfig
 from esper_env.env import SeedEnv
 from esper_env.masks import head_slices
 from esper_env.spaces import Observation
@@ -36,10 +37,11 @@ class JointActions:
     Args:
         num_slots: slots of the environment.
         blueprints: names that can be planted; the others have no number.
+        num_blueprints: size of the environment's blueprint head; that of one made now when None.
     """
 
-    def __init__(self, num_slots: int, blueprints: tuple[str, ...]) -> None:
-        self.num_slots, self.num_blueprints = num_slots, len(blueprint_names())
+    def __init__(self, num_slots: int, blueprints: tuple[str, ...], num_blueprints: int | None = None) -> None:
+        self.num_slots, self.num_blueprints = num_slots, num_blueprints or len(blueprint_names())
         plantable = [i for i, name in enumerate(blueprint_names()) if name in blueprints]
         rows = []
         for op in Op:
@@ -88,6 +90,12 @@ class _Masked:
         return self._mask.copy()
 
 
+def _joint_actions(config: EnvConfig, heads: spaces.Space[Any]) -> JointActions:
+    """Those of an environment; blueprints may have been registered since it was made."""
+    sizes = cast(spaces.MultiDiscrete, heads).nvec
+    return JointActions(config.num_slots, config.blueprints, int(sizes[HEAD_INDEX["blueprint"]]))
+
+
 class FlatDiscrete(_Masked, gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.RecordConstructorArgs):
     """One `Discrete` action instead of eight heads, with an exact mask.
 
@@ -98,8 +106,8 @@ class FlatDiscrete(_Masked, gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.uti
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         gymnasium.utils.RecordConstructorArgs.__init__(self)
         super().__init__(env)
-        config = cast(SeedEnv, env.unwrapped).config
-        self.joint_actions = JointActions(config.num_slots, config.blueprints)
+        bare = cast(SeedEnv, env.unwrapped)
+        self.joint_actions = _joint_actions(bare.config, bare.action_space)
         self.action_space = spaces.Discrete(len(self.joint_actions))
         self._mask: Bools = np.zeros(len(self.joint_actions), bool)
 
@@ -119,8 +127,8 @@ class FlatDiscreteVector(_Masked, VectorWrapper):
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
         super().__init__(env)
-        config = cast(SeedVectorEnv, env.unwrapped).config
-        self.joint_actions = JointActions(config.num_slots, config.blueprints)
+        bare = cast(SeedVectorEnv, env.unwrapped)
+        self.joint_actions = _joint_actions(bare.config, bare.single_action_space)
         self.single_action_space = spaces.Discrete(len(self.joint_actions))
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._mask: Bools = np.zeros((self.num_envs, len(self.joint_actions)), bool)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from esper_env.actions import BLUEPRINTS, BlueprintRow, blueprint_names
+from esper_env.actions import BLUEPRINTS, TOPOLOGIES, BlueprintRow, blueprint_names
 from esper_env.arrays import Ints
-from esper_env.config import ConfigError
+from esper_env.config import ConfigError, unknown_name
 from esper_env.network.blueprint import Blueprint
 from esper_env.network.cnn_blueprints import CNN_BLUEPRINTS
 from esper_env.network.gates import GATES
@@ -31,6 +31,12 @@ def register_blueprint(blueprint: type[Blueprint]) -> type[Blueprint]:
     name = getattr(blueprint, "name", None)
     if not (isinstance(blueprint, type) and issubclass(blueprint, Blueprint) and isinstance(name, str)):
         raise ConfigError(f"register_blueprint takes a subclass of Blueprint with a name, got {blueprint!r}.")
+    if not isinstance(blueprint.topologies, (tuple, list)) or not blueprint.topologies:
+        allowed = " and ".join(map(repr, TOPOLOGIES))
+        raise ConfigError(f"{name}: topologies must be a tuple of {allowed}, got {blueprint.topologies!r}.")
+    for topology in blueprint.topologies:
+        if topology not in TOPOLOGIES:
+            raise ConfigError(unknown_name(f"topology of {name}", topology, TOPOLOGIES))
     if name in blueprint_names():
         known = [IMPLEMENTATIONS.get((name, topology)) for topology in blueprint.topologies]
         if any(type(k) is blueprint for k in known):

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from esper_env.actions import CNN
+from esper_env.actions import BLUEPRINTS, CNN
 from esper_env.arrays import Floats
-from esper_env.config import ConfigError, EnvConfig, unknown_name
+from esper_env.config import ConfigError, EnvConfig, check_number, unknown_name
 from esper_env.network.cnn import CnnHost
 from esper_env.network.host import Host
 from esper_env.network.transformer import TransformerHost
@@ -48,6 +48,17 @@ class Task:
     def __post_init__(self) -> None:
         if self.augment and self.host.topology != CNN:
             raise ConfigError(f"Only images can be augmented: task {self.name!r} needs augment=False.")
+        suited = [row.name for row in BLUEPRINTS if self.host.topology in row.topologies]
+        if self.budget_blueprint not in suited:
+            kind = f"budget_blueprint for the {self.host.topology} host of task {self.name!r}"
+            raise ConfigError(unknown_name(kind, self.budget_blueprint, suited))
+        for name in ("batch_size", "max_epochs", "min_training_epochs"):
+            check_number(f"{name} of task {self.name!r}", getattr(self, name), 1, whole=True)
+        if self.scored_by_loss and not self.target_loss < self.chance_loss:
+            raise ConfigError(
+                f"Task {self.name!r} is scored by its loss: target_loss must be below that of guessing, "
+                f"{self.chance_loss:.4g}; got {self.target_loss!r}."
+            )
 
     @property
     def chance_loss(self) -> float:

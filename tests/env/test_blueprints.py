@@ -355,6 +355,9 @@ def test_registering_a_blueprint_again_changes_nothing_and_a_taken_name_is_refus
     other = type("Other", (Blueprint,), {"name": "tint"})
     with pytest.raises(ConfigError, match="exists already"):
         register_blueprint(other)
+    for topologies in ("cnn", (), ("ccn",)):
+        with pytest.raises(ConfigError, match="topolog"):
+            register_blueprint(type("Elsewhere", (Blueprint,), {"name": "elsewhere", "topologies": topologies}))
     for nonsense in (Tint(), "tint", type("Nameless", (Blueprint,), {}), int):
         with pytest.raises(ConfigError, match="subclass of Blueprint"):
             register_blueprint(nonsense)

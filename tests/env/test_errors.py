@@ -1,5 +1,7 @@
 """Mistakes are answered with what was given, what is allowed, and how to go on; odd actions are no mistakes."""
 
+from dataclasses import replace
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -7,7 +9,9 @@ from gymnasium.error import ResetNeeded
 
 from esper_env import ConfigError, RewardConfig, Task, register_blueprint, register_reward, register_task
 from esper_env.actions import ACTION_HEADS, HEAD_INDEX, Op
+from esper_env.config import LifecycleConfig
 from esper_env.env import SeedEnv
+from esper_env.reward import REWARDS
 from esper_env.tasks import find_task
 from esper_env.vector_env import SeedVectorEnv
 from tests.conftest import HASTY, action
@@ -96,6 +100,35 @@ def test_registering_something_else_is_refused():
         register_reward("shaped", lambda step, config: {})
     with pytest.raises(ConfigError, match=r"reward.rent must be at least 0"):
         RewardConfig(rent=-1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"budget_blueprint": "mlp_small"}, "Unknown budget_blueprint for the cnn host of task 'digits' 'mlp_small'"),
+        ({"batch_size": 0}, "batch_size of task 'digits' must be at least 1"),
+        ({"scored_by_loss": True, "target_loss": 3.0}, "target_loss must be below that of guessing, 2.303; got 3.0"),
+    ],
+)
+def test_a_task_that_cannot_work_is_refused_when_it_is_made(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        replace(find_task("digits"), **changes)
+
+
+def test_a_reward_that_pays_no_arrays_is_refused_when_the_environment_is_made(monkeypatch):
+    monkeypatch.setitem(REWARDS, "flat", lambda step, config: {"bonus": 1.0})
+    with pytest.raises(ConfigError, match=r"Reward 'flat' must pay every term as an array .* its 'bonus' is 1.0"):
+        SeedEnv(reward="flat", **SHORT)
+
+
+def test_what_is_offered_instead_of_a_misspelt_option_is_accepted():
+    with pytest.raises(ConfigError, match="Did you mean 'render_mode'"):
+        SeedEnv(render_mod="ansi")
+    with pytest.raises(ConfigError, match="Unknown lifecycle option 'max_sedes'") as refusal:
+        SeedEnv(lifecycle={"max_sedes": 2})
+    assert "max_seeds" not in str(refusal.value)
+    with pytest.raises(ConfigError, match="Give max_seeds inside the LifecycleConfig"):
+        SeedEnv(lifecycle=LifecycleConfig(), max_seeds=1)
 
 
 def test_stepping_before_the_first_reset_is_refused():

@@ -11,6 +11,7 @@ from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode
 
 from esper_env.env import SeedEnv
+from esper_env.tasks.data import Digits
 from esper_env.testing import ScriptedGrower
 from esper_env.vector_env import SeedVectorEnv
 from tests.conftest import HASTY
@@ -120,6 +121,22 @@ def test_an_end_that_is_also_the_time_limit_is_both():
     _, _, terminated, truncated, _ = envs.step(WAIT)
     assert terminated.all()
     assert truncated.all()
+
+
+def test_the_seed_given_is_the_one_that_is_told():
+    envs = stacked(num_envs=2)
+    envs.reset(seed=5)
+    assert envs.unwrapped.np_random_seed == 5
+
+
+def test_data_that_all_share_is_read_once(monkeypatch):
+    reads = []
+    load = Digits.load
+    monkeypatch.setattr(Digits, "load", lambda self, rng=None: reads.append(rng) or load(self, rng))
+    envs = stacked(num_envs=3, chunk=3)
+    for seed in range(3):
+        envs.reset(seed=seed)
+    assert len(reads) == 1
 
 
 def test_one_seed_counts_up_and_a_list_names_each():

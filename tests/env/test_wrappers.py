@@ -4,7 +4,8 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import FlattenObservation
 
-from esper_env.actions import CAUSAL_MASK, HEAD_INDEX, Op, blueprint_names
+from esper_env import actions
+from esper_env.actions import BLUEPRINTS, CAUSAL_MASK, CNN, HEAD_INDEX, BlueprintRow, Op, blueprint_names
 from esper_env.lifecycle.legality import permitted
 from esper_env.wrappers import FlatDiscrete, FlatDiscreteVector, JointActions
 from tests.conftest import BRIEF, HASTY
@@ -28,6 +29,14 @@ def test_every_combination_of_what_matters_has_one_number_and_nothing_else_has()
     assert all(vector in flat.env.action_space for vector in vectors)
     idle = ~CAUSAL_MASK[vectors[:, HEAD_INDEX["op"]]]
     assert (np.where(idle, vectors, vectors[0]) == vectors[0]).all()
+
+
+def test_a_blueprint_registered_later_does_not_disturb_an_environment_that_is_there(monkeypatch):
+    env = make()
+    monkeypatch.setattr(actions, "BLUEPRINTS", [*BLUEPRINTS, BlueprintRow("later", (CNN,))])
+    flat = FlatDiscrete(env)
+    _, info = flat.reset(seed=0)
+    assert info["action_mask"].shape == (flat.action_space.n,)
 
 
 def test_blueprints_that_are_not_offered_have_no_number():

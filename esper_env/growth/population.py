@@ -24,6 +24,8 @@ from esper_env.tasks.data import Dataset, Split
 
 CHUNK_BYTES = 2 * 1024 * 1024
 EVALUATION_BATCH, ALONE = 96, 512
+LOGITS = 1 << 26
+"""Most logits of one network in a pass of an evaluation: a large vocabulary would not fit into memory otherwise."""
 T = TypeVar("T")
 
 
@@ -39,9 +41,12 @@ def chunk_bounds(envs: int, chunk: int, threads: int) -> list[tuple[int, int]]:
     return list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
 
 
-def evaluation_batch(hosts: int) -> int:
-    """Samples per pass of an evaluation: the same for every stack, since bits may depend on it; more for one host."""
-    return EVALUATION_BATCH if hosts > 1 else ALONE
+def evaluation_batch(hosts: int, logits: int) -> int:
+    """Samples per pass of an evaluation, at so many logits each: the same for every stack, more for one host.
+
+    Bits may depend on it, so it must not depend on what the networks are or how many fly.
+    """
+    return max(1, min(EVALUATION_BATCH if hosts > 1 else ALONE, LOGITS // logits))
 
 
 @contextmanager
@@ -228,7 +233,7 @@ class Population:
             finite = network.finite(BLENDED[mine.stage])
             envs = np.arange(end - start)
             coalitions = CoalitionPass(network, envs, masks[start:end], mine.alpha, mine.algorithm)
-            loss, accuracy = coalitions.run(*data["val"], evaluation_batch(network.hosts))
+            loss, accuracy = coalitions.run(*data["val"], self._evaluation_batch(data["val"][1], network.hosts))
             flops = coalitions.macs * 2.0 * data["val"][1].shape[1]
             return Growth(train_loss, gradients, loss, accuracy, finite, flops)
 
@@ -258,11 +263,14 @@ class Population:
             rows = chosen[mine] - start
             coalitions = CoalitionPass(self.stacks[stack], rows, masks[mine], alpha[start:end], algorithm[start:end])
             tensors = self.data[stack].tensors[split]
-            loss, accuracy = coalitions.run(*tensors, evaluation_batch(end - start))
+            loss, accuracy = coalitions.run(*tensors, self._evaluation_batch(tensors[1], end - start))
             return loss, accuracy, coalitions.macs[rows] * 2.0 * tensors[1].shape[1]
 
         parts = self._map(run)
         return tuple(np.concatenate(column) for column in zip(*parts, strict=True))  # type: ignore[return-value]
+
+    def _evaluation_batch(self, targets: Tensor, hosts: int) -> int:
+        return evaluation_batch(hosts, targets.shape[2:].numel() * self.host.classes)
 
     def _map(self, run: Callable[[int, int, int], T]) -> list[T]:
         def guarded(item: tuple[int, tuple[int, int]]) -> T:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from esper_env.actions import Op, Style
 from esper_env.growth.coalitions import CoalitionPass
-from esper_env.growth.population import EVALUATION_BATCH
+from esper_env.growth.population import ALONE, EVALUATION_BATCH, LOGITS, evaluation_batch
 from esper_env.lifecycle.stages import BLENDED, Stage
 from esper_env.lifecycle.state import NEVER
 from esper_env.observation import features
@@ -192,3 +192,11 @@ def test_random_play_reaches_every_stage_that_coalitions_can_meet():
         play(simulation, 10, seed)
         seen |= set(simulation.slots.stage.ravel().tolist())
     assert {Stage.TRAINING, Stage.BLENDING, Stage.HOLDING, Stage.FOSSILIZED} <= seen
+
+
+def test_a_pass_holds_no_more_logits_than_memory_bears_and_small_tasks_do_not_notice():
+    assert evaluation_batch(32, 10) == EVALUATION_BATCH
+    assert evaluation_batch(1, 10) == ALONE
+    tokens = 256 * 50_257
+    assert 1 <= evaluation_batch(1, tokens) == evaluation_batch(2, tokens) == LOGITS // tokens
+    assert evaluation_batch(2, 2 * LOGITS) == 1

@@ -22,7 +22,8 @@ from esper_agent.checkpoint import LAST
 from esper_agent.evaluate import Episode, estimate, evaluate_run, held_out_seeds, summarise
 from esper_agent.loggers import read_metrics
 from esper_agent.metrics import Metrics
-from esper_agent.report import COLOURS, curve, evaluate_baselines
+from esper_agent.report import evaluate_baselines
+from esper_agent.report.curve import COLOURS, curve
 from esper_agent.train import FIXED, TrainConfig, load_config, train
 
 PICTURE = Path(__file__).parents[1] / "docs" / "learning.svg"

@@ -9,7 +9,9 @@ from esper_agent.demo import _make_room, demo
 from esper_agent.evaluate import Estimate
 from esper_agent.loggers import read_metrics
 from esper_agent.policies.baselines import BASELINES
-from esper_agent.report import _ticks, curve, fates, write_report
+from esper_agent.report import write_report
+from esper_agent.report.curve import _ticks, curve
+from esper_agent.report.fates import fates
 from esper_agent.train import train
 from esper_env.actions import Op, blueprint_names
 from esper_env.config import ConfigError

@@ -100,6 +100,14 @@ def _columns(num_slots: int) -> _Columns:
     )
 
 
+def coalitions(num_slots: int) -> Ints:
+    """The coalitions whose values `info["coalition_score"]` holds, in its order.
+
+    All subsets of the slots where they are few; otherwise nobody, everybody, everybody but one, one, and pairs.
+    """
+    return _columns(num_slots).coalitions
+
+
 def plan(active: Bools, generators: Sequence[np.random.Generator]) -> Plan:
     """The coalitions to evaluate for the slots that are `active [envs, slots]`.
 

@@ -126,6 +126,7 @@ independent heads can not express |
     | contributing_fossilized | fossilized seeds whose removal would cost accuracy |
     | seeds_pruned | seeds pruned so far, by the agent or the governor |
     | shapley | Shapley value of each slot's seed, in points |
+    | coalition_score | score with the seeds of some slots alone, one per bit mask; -1 in an epoch that measures none |
     | stage | stage of each slot |
     | alpha | alpha of each slot |
     | reward_terms | the reward by name |

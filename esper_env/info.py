@@ -50,6 +50,10 @@ INFO: dict[str, Entry] = {
         "Shapley value of each slot's seed, in points",
         lambda s: np.where(PRESENT[s.slots.stage], s.slots.shapley, 0.0),
     ),
+    "coalition_score": Entry(
+        "score with the seeds of some slots alone, one per bit mask; -1 in an epoch that measures none",
+        lambda s: s.coalition_score,
+    ),
     "stage": Entry("stage of each slot", lambda s: s.slots.stage.astype(np.int64)),
     "alpha": Entry("alpha of each slot", lambda s: s.alpha()),
 }

@@ -32,6 +32,8 @@ from esper_env.tasks import Task
 MAIN, COMMITTED = 0, 1
 FIXED = 2
 """The first columns of the coalition values are the main network and the committed one."""
+UNMEASURED = -1.0
+"""Stands for the score of a coalition in an epoch that measures none."""
 
 
 @dataclass
@@ -122,6 +124,7 @@ class Simulation:
         self.counters = Counters.zero(envs)
         self.streams = [Streams.of(0) for _ in range(envs)]
         self.terms: Terms = {name: np.zeros(envs) for name in self._term_names()}
+        self.coalition_score: Floats = np.full((envs, len(counterfactuals.coalitions(self.num_slots))), UNMEASURED)
         self._loaded: list[int | None] = [None] * envs
         self._host_macs = sum(task.host.macs_by_level())
         self._known = _Known()
@@ -148,6 +151,7 @@ class Simulation:
         self.ledger.put(envs, scaffolding.Ledger.start(score, self.num_slots))
         self.counters.flops[envs] = flops
         self.counters.committed[envs] = score
+        self.coalition_score[envs] = score[:, None]
         self.counters.committed_accuracy[envs] = accuracy[:, 0]
         self.terms = {name: np.where(envs, 0.0, term) for name, term in self.terms.items()}
 
@@ -342,6 +346,8 @@ class Simulation:
         signals.update(self.signals, growth.train_loss, growth.loss[:, MAIN], growth.accuracy[:, MAIN], score[:, MAIN])
         self.signals.last_op, self.signals.last_success = actions.op, executed
         measurement, due = counterfactuals.measure(plan, score[:, FIXED:]), self._due()
+        told = score[:, FIXED : FIXED + self.coalition_score.shape[1]]
+        self.coalition_score = np.where(due[:, None], told, UNMEASURED)
         counterfactuals.record(self.slots, measurement, plan.active, due, self.signals.epoch)
         counters = self.counters
         counters.created = counters.created + events.germinated.sum(1)
@@ -440,6 +446,7 @@ class Simulation:
         """Continue from a state taken from a simulation of the same configuration and size."""
         state = copy.deepcopy(state)
         self._known = _Known()
+        self.coalition_score[:] = UNMEASURED  # of the last epoch alone, and nothing depends on it: no state holds it
         for name in self._EVOLVING:
             setattr(self, name, state[name])
         self.population.stacks = state["networks"]

@@ -4,8 +4,10 @@ import torch
 import torch.nn.functional as F
 
 from esper_env.actions import Op, Style
+from esper_env.counterfactuals import coalitions
 from esper_env.growth.coalitions import CoalitionPass
 from esper_env.growth.population import ALONE, EVALUATION_BATCH, LOGITS, evaluation_batch
+from esper_env.info import report
 from esper_env.lifecycle.stages import BLENDED, Stage
 from esper_env.lifecycle.state import NEVER
 from esper_env.observation import features
@@ -155,6 +157,28 @@ def test_between_measurements_values_keep_and_freshness_decays():
         np.testing.assert_allclose(simulation.features()[:, freshness], 0.8 ** (epoch - measured), rtol=1e-6)
         last = simulation.slots.copy()
     assert measured == 12
+
+
+@pytest.mark.parametrize("task", ["digits", "digits_deep"])
+def test_the_info_holds_the_score_of_every_coalition_and_says_when_none_was_measured(task):
+    simulation = simulate(2, task=task, counterfactual_interval=2, **QUICK)
+    slots = simulation.num_slots
+    host_alone = report(simulation)["coalition_score"]
+    assert host_alone.shape == (2, 2**slots)
+    assert (host_alone == simulation.signals.score[:, None]).all()
+    for slot in (0, 1):
+        step(simulation, action(Op.GERMINATE, slot, "conv_light"))
+        step(simulation, action(Op.ADVANCE, slot))
+    for decision in (action(Op.ADVANCE), action(Op.ADVANCE, 1)):
+        step(simulation, decision)
+        told = report(simulation)["coalition_score"]
+        if simulation.signals.epoch[0] % 2:
+            assert (told == -1).all()
+    active = BLENDED[simulation.slots.stage]
+    assert active[:, :2].all()
+    for column, mask in enumerate(coalitions(slots).tolist()):
+        members = active & (mask >> np.arange(slots) & 1 == 1)
+        np.testing.assert_array_equal(told[:, column], value(simulation, members)[1])
 
 
 def test_the_flops_of_an_evaluation_are_the_multiply_accumulates_of_every_branch_twice():

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from tensordict import TensorDict
+from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
@@ -19,6 +20,7 @@ from esper_agent.policies.actor_critic import ActorCritic
 from esper_agent.policies.registry import create_policy
 from esper_agent.spec import EnvSpec
 from esper_agent.train import load_policy, single_thread
+from esper_env.arrays import Bools
 from esper_env.config import ConfigError
 from esper_env.tasks import read_files
 from esper_env.vector_env import SeedVectorEnv
@@ -45,8 +47,20 @@ class Episode:
 
 NOT_HERE = frozenset({"num_envs", "threads", "autoreset_mode", "render_mode"})
 """Arguments of the environment that are the evaluation's own: one episode each, all at once."""
+Observed = tuple[Mapping[str, npt.NDArray[Any]], Mapping[str, Any]]
+"""Observation and info."""
 
 COLUMNS = tuple(field.name for field in fields(Episode))
+
+
+class Observer(Protocol):
+    """Watches the episodes of an evaluation; arrays are `[episodes, ...]`."""
+
+    def begin(self, agent: str, policy: TensorDictModuleBase, seeds: Sequence[int], after: Observed) -> None:
+        """Episodes of an agent have begun, and this is what they look like untrained."""
+
+    def follow(self, decided: TensorDictBase, after: Observed, over: Bools) -> None:
+        """Every episode has gone on by a step: the policy's tensors, action included, what came of it, which ended."""
 
 
 def held_out_seeds(episodes: int) -> list[int]:
@@ -63,6 +77,7 @@ def evaluate(
     training_seed: int = -1,
     deterministic: bool = True,
     threads: int = 1,
+    observer: Observer | None = None,
 ) -> list[Episode]:
     """Play one episode per seed, all at once as one population.
 
@@ -74,6 +89,7 @@ def evaluate(
         training_seed: seed that the policy was trained with, -1 for one that was not trained.
         deterministic: act by the mode rather than by drawing (policies that do not learn ignore it).
         threads: stacks of hosts run at the same time.
+        observer: who watches.
     """
     for name in NOT_HERE & set(env_options):
         raise ConfigError(f"An evaluation sets {name} itself: leave it out of the environment's arguments.")
@@ -90,7 +106,9 @@ def evaluate(
         set_exploration_type(mode),
         closing(SeedVectorEnv(count, threads=min(threads, count), **env_options)) as env,
     ):
-        observation, _ = env.reset(seed=list(seeds))
+        observation, info = env.reset(seed=list(seeds))
+        if observer is not None:
+            observer.begin(agent, policy, seeds, (observation, info))
         state["is_init"] = torch.ones(count, 1, dtype=torch.bool, device=device)
         while playing.any():
             state.update({name: torch.from_numpy(array).to(device) for name, array in observation.items()})
@@ -101,6 +119,8 @@ def evaluate(
             steps += playing
             # Episodes may differ in length; those that are over keep what they ended with.
             final = {name: np.where(playing, info[name], value) for name, value in final.items()}
+            if observer is not None:
+                observer.follow(acted, (observation, info), terminated | truncated)
             playing &= ~(terminated | truncated)
             state = acted["next"].select(*memory) if memory else TensorDict(batch_size=[count])
             state["is_init"] = torch.zeros(count, 1, dtype=torch.bool, device=device)
@@ -125,7 +145,13 @@ def evaluate(
 
 
 def evaluate_named(
-    names: Iterable[str], env_options: Mapping[str, Any], seeds: Sequence[int], *, seed: int = 0, threads: int = 1
+    names: Iterable[str],
+    env_options: Mapping[str, Any],
+    seeds: Sequence[int],
+    *,
+    seed: int = 0,
+    threads: int = 1,
+    observer: Observer | None = None,
 ) -> list[Episode]:
     """Evaluate policies as `create_policy` makes them: those that do not learn."""
     env = SeedVectorEnv(**env_options)
@@ -138,7 +164,7 @@ def evaluate_named(
     return [
         episode
         for name, policy in policies.items()
-        for episode in evaluate(policy, env_options, seeds, agent=name, threads=threads)
+        for episode in evaluate(policy, env_options, seeds, agent=name, threads=threads, observer=observer)
     ]
 
 
@@ -151,6 +177,7 @@ def evaluate_run(
     deterministic: bool = True,
     seed: int = 0,
     threads: int = 1,
+    observer: Observer | None = None,
 ) -> list[Episode]:
     """Evaluate the policy that a run has trained, in its own environment or in another one of the same sizes."""
     policy, config = load_policy(run, which)
@@ -168,6 +195,7 @@ def evaluate_run(
         training_seed=config.seed,
         deterministic=deterministic,
         threads=threads,
+        observer=observer,
     )
 
 

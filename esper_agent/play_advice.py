@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import wrap
@@ -14,11 +13,10 @@ from tensordict import TensorDict
 from tensordict.nn import TensorDictModuleBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from esper_agent import checkpoint
 from esper_agent.policies.actor_critic import ActorCritic, Judgement
 from esper_agent.policies.registry import create_policy
 from esper_agent.spec import EnvSpec
-from esper_agent.train import load_policy
+from esper_agent.train import load_policy, value_unit
 from esper_env.actions import Op
 from esper_env.config import ConfigError
 from esper_env.env import SeedEnv
@@ -93,11 +91,4 @@ def find_adviser(name: str, env: Any, which: str = "best") -> Adviser:
     trained_on = EnvSpec.of(SeedEnv(**config.env_options))
     if trained_on != spec:
         raise ConfigError(f"The policy of {run} fits {trained_on}, but this environment is {spec}.")
-    return Adviser(run.name, trained, spec, _scale(run, which) if config.ppo.normalize_rewards else 1.0)
-
-
-def _scale(run: Path, which: str) -> float:
-    """The standard deviation by which a run divided its rewards."""
-    files = (run / "checkpoints" / f"{name}.pt" for name in (which, "last"))
-    saved = checkpoint.read(next(file for file in files if file.exists()))
-    return math.sqrt(saved["ppo"]["reward_normalizer"]["moments.variance"])
+    return Adviser(run.name, trained, spec, value_unit(run, which))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 import threading
@@ -367,11 +368,22 @@ def load_policy(run: Path, which: str = "best") -> tuple[ActorCritic, TrainConfi
     if which not in ("best", "last"):
         raise ConfigError(unknown_name("checkpoint", which, ("best", "last")))
     config = replace(load_config(run), device="cpu")
-    folder = run / CHECKPOINTS
-    path = folder / (checkpoint.BEST if which == "best" and (folder / checkpoint.BEST).exists() else checkpoint.LAST)
     policy, _ = make_policy(config)
-    policy.load_state_dict(checkpoint.read(path)["policy"])
+    policy.load_state_dict(_saved(run, which)["policy"])
     return policy, config
+
+
+def value_unit(run: Path, which: str = "best") -> float:
+    """Reward that the values of a run's policy count as one: training divides rewards by their running deviation."""
+    if not load_config(run).ppo.normalize_rewards:
+        return 1.0
+    return math.sqrt(_saved(run, which)["ppo"]["reward_normalizer"]["moments.variance"])
+
+
+def _saved(run: Path, which: str) -> dict[str, Any]:
+    folder = run / CHECKPOINTS
+    chosen = checkpoint.BEST if which == "best" and (folder / checkpoint.BEST).exists() else checkpoint.LAST
+    return checkpoint.read(folder / chosen)
 
 
 @contextmanager

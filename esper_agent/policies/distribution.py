@@ -122,6 +122,14 @@ class FactoredDistribution:
         op = action[..., OP]
         return torch.where(self.matters(op), _relative_entropy(*self._given(op)), 0.0)
 
+    def choices(self, op: Tensor) -> tuple[Tensor, Tensor]:
+        """Probability and legality of every choice of each head, given an op `[...]`: twice `[..., 8, widest]`.
+
+        The op's own probabilities are not conditioned. What is illegal, or pads a head to the widest, has 0.
+        """
+        log_probs, legal = self._given(op)
+        return log_probs.exp(), legal
+
     def entropy(self) -> Tensor:
         """Entropy of the whole action `[...]` in nats: H(op) + Σ_op p(op) Σ_head H(head | op)."""
         layout = self._layout

@@ -10,6 +10,7 @@ from typing import Any
 from esper_env.actions import Op, action_heads
 from esper_env.lifecycle.stages import BLENDED, Stage
 from esper_env.lifecycle.state import EMPTY, NEVER
+from esper_env.network.host import Host
 from esper_env.simulation import Simulation
 
 MEANING = {
@@ -153,7 +154,6 @@ def _slot(simulation: Simulation, slot: int, stage: Stage, alpha: float) -> Slot
     measured = bool(BLENDED[stage]) and of(slots.measured) != NEVER
     blueprint = of(slots.blueprint)
     host = simulation.task.host
-    ends = [0, *(block for block, owner in enumerate(host.slot_of_block, 1) if owner is not None)]
     return SlotView(
         stage=stage,
         epochs_in_stage=of(slots.epochs_in_stage),
@@ -162,9 +162,15 @@ def _slot(simulation: Simulation, slot: int, stage: Stage, alpha: float) -> Slot
         target=of(slots.target),
         contribution=of(slots.contribution) if measured else None,
         params=of(slots.params),
-        blocks=(ends[slot] + 1, ends[slot + 1]),
+        blocks=blocks_before(host)[slot],
         channels=host.slots[slot].channels,
     )
+
+
+def blocks_before(host: Host) -> list[tuple[int, int]]:
+    """For each slot the first and the last of the host's blocks between the slot before and this one, from 1 on."""
+    ends = [0, *(block for block, owner in enumerate(host.slot_of_block, 1) if owner is not None)]
+    return [(before + 1, end) for before, end in pairwise(ends)]
 
 
 def words(vector: Sequence[int], num_slots: int) -> str:

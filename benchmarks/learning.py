@@ -114,7 +114,7 @@ def main() -> None:
             )
             rows.append(row(f"{config.policy}, {mode}", played, steps_of(run)))
             by_mode += played if deterministic else []
-    baselines = evaluate_baselines(config, options.episodes, threads=options.threads)
+    baselines = evaluate_baselines(config, options.episodes, threads=options.threads).rows
     for name in dict.fromkeys(episode.agent for episode in baselines):
         rows.append(row(name, [episode for episode in baselines if episode.agent == name], 0))
 

@@ -188,13 +188,18 @@ class Report:
     """Which of the run's checkpoints."""
     threads: int = 2
     """Stacks of hosts run at the same time."""
+    replays: int = 6
+    """Episodes of the trained policy that the page replays: the best, the worst, and some between."""
 
     def __call__(self) -> int:
         """Evaluate, draw, and print the table and where the page is."""
         from esper_agent.report import write_report
 
         check_number("episodes", self.episodes, 1, whole=True)
-        text, page = write_report(self.run, self.episodes, which=self.checkpoint, threads=self.threads)
+        check_number("replays", self.replays, 0, whole=True)
+        text, page = write_report(
+            self.run, self.episodes, which=self.checkpoint, threads=self.threads, shown=self.replays
+        )
         print(f"{text}\n\n{page}")
         return DONE
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,8 @@ from esper_agent.evaluate import Observed
 from esper_agent.policies.actor_critic import ActorCritic
 from esper_agent.policies.distribution import OP
 from esper_env.arrays import Bools, Floats, Ints
+from esper_env.lifecycle.stages import Stage
+from esper_env.lifecycle.state import EMPTY
 
 INFO = (
     "val_accuracy",
@@ -34,6 +36,9 @@ INFO = (
 )
 """What is kept of info."""
 
+UNTESTED = -1.0
+"""Stands for the test accuracy before the last step."""
+
 Series = dict[str, npt.NDArray[Any]]
 
 
@@ -42,9 +47,11 @@ class Recording:
     """An episode, epoch by epoch: states from the untrained host on, and the steps between them."""
 
     agent: str
-    seed: int
+    seed: int | None
+    objective_return: float
+    """What counts."""
     states: Series
-    """`[steps + 1, ...]` each: `INFO` and `blueprint_index`."""
+    """`[steps + 1, ...]` each: `INFO` and `blueprint_index`, or what is known of them."""
     action: Ints
     """`[steps, 8]`"""
     terms: Series
@@ -53,16 +60,34 @@ class Recording:
     """Of every choice of each head given the op, `[steps, 8, widest]`, NaN where illegal; None without any to tell."""
     values: Floats | None = None
     """Expected return of each op, `[steps, ops]`, or of the state, `[steps, 1]`, in units of the reward."""
+    chosen: Floats | None = None
+    """Probability of what was chosen, `[steps, 8]`: all that an account of the training tells of them."""
 
     @property
     def steps(self) -> int:
         """Epochs trained."""
         return len(self.action)
 
-    @property
-    def objective_return(self) -> float:
-        """What counts."""
-        return float(self.states["objective_reward"][1:].sum())
+    @classmethod
+    def of_account(cls, account: Mapping[str, Any], agent: str) -> Self:
+        """A line of `episodes.jsonl`, which knows less: nothing of coalitions, and of probabilities those it drew."""
+        action = np.array(account["action"])
+        slots = len(account["stage"][0])
+        before = {"stage": [int(Stage.DORMANT)] * slots, "alpha": [0.0] * slots, "blueprint": [EMPTY] * slots}
+        states = {name: np.array([first, *account[name]]) for name, first in before.items()}
+        states["blueprint_index"] = states.pop("blueprint")
+        states["val_accuracy"] = np.array([np.nan, *account["val_accuracy"]])
+        states["action_executed"] = np.array([True, *account["executed"]], bool)
+        states["test_accuracy"] = np.array([UNTESTED] * len(action) + [account["committed_test_accuracy"]])
+        return cls(
+            agent=agent,
+            seed=None,
+            objective_return=account["objective_return"],
+            states=states,
+            action=action,
+            terms={name: np.array(term) for name, term in account["reward_terms"].items()},
+            chosen=np.exp(account["log_prob"]),
+        )
 
 
 class Recorder:
@@ -106,7 +131,10 @@ class Recorder:
                 states, steps, terms = (
                     {name: array[:, env].copy() for name, array in series.items()} for series in whole
                 )
-                self.recordings.append(Recording(self._agent, self._seeds[env], states=states, terms=terms, **steps))
+                objective = float(states["objective_reward"][1:].sum())
+                self.recordings.append(
+                    Recording(self._agent, self._seeds[env], objective, states=states, terms=terms, **steps)
+                )
 
 
 def _state(observation: Mapping[str, npt.NDArray[Any]], info: Mapping[str, Any]) -> Series:

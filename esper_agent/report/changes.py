@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from esper_agent.metrics import Metrics
-from esper_agent.report.tables import row, table
+from esper_agent.report.tables import bar, table
 
 
 def then_and_now(updates: Sequence[Metrics], prefix: str, unit: str, *, percent: bool) -> str:
@@ -15,14 +15,15 @@ def then_and_now(updates: Sequence[Metrics], prefix: str, unit: str, *, percent:
     names = [name for name in updates[0] if name.startswith(prefix)]
     now = {name: _mean(updates[-tenth:], name) for name in names}
     largest = max((abs(value) for value in now.values()), default=1.0) or 1.0
-    lines = [row("th", ["", f"{unit}, first tenth", "last tenth", ""])]
+    rows = []
     for name in sorted(names, key=lambda name: -abs(now[name])):
         values = [
             f"{v:.1%}" if percent else f"{round(v, 3) + 0.0:+.3f}" for v in (_mean(updates[:tenth], name), now[name])
         ]
-        bar = f'<i style="width:{8 * abs(now[name]) / largest:.2f}em"{" class=loss" * (now[name] < 0)}></i>'
-        lines.append(row("td", [escape(name.removeprefix(prefix)), *values, bar]))
-    return table(lines)
+        drawn = bar(abs(now[name]) / largest, loss=now[name] < 0)
+        rows.append([escape(name.removeprefix(prefix)), *values, drawn])
+    head = [prefix.removesuffix("/"), "first tenth", "last tenth", ""]
+    return table(f"{unit}, at the beginning and the end of the training", head, rows)
 
 
 def _mean(updates: Sequence[Metrics], name: str) -> float:

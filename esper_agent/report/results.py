@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from esper_agent.evaluate import SUMMARY, Episode, Estimate, estimate
-from esper_agent.report.tables import row, table
+from esper_agent.report.tables import table
 
 
 def results_table(rows: Sequence[Episode], results: Mapping[str, Mapping[str, Estimate]], trained: str) -> str:
@@ -14,13 +14,13 @@ def results_table(rows: Sequence[Episode], results: Mapping[str, Mapping[str, Es
     returns: dict[str, dict[int, float]] = {}
     for played in rows:
         returns.setdefault(played.agent, {})[played.evaluation_seed] = played.objective_return
-    lines = [row("th", ["", *SUMMARY, "lead of the trained policy"])]
+    lines = []
     for agent, columns in results.items():
         lead = [returns[trained][seed] - other for seed, other in returns[agent].items()]
         cells = [_interval(column) for column in columns.values()]
         cells.append("" if agent == trained else _interval(estimate(lead), sign="+"))
-        lines.append(row("td", [f"<b>{escape(agent)}</b>" if agent == trained else escape(agent), *cells]))
-    return table(lines)
+        lines.append([f"<b>{escape(agent)}</b>" if agent == trained else escape(agent), *cells])
+    return table("What the policies reach", ["policy", *SUMMARY, "lead of the trained policy"], lines)
 
 
 def _interval(value: Estimate, sign: str = "") -> str:

@@ -81,6 +81,7 @@ def test_flags_become_a_configuration(run):
         (("evaluate", "--policy", "wait", "--episodes", "0"), "episodes must be at least 1"),
         (("evaluate", "--run", "nowhere"), "There is no run in nowhere"),
         (("report", "nowhere"), "There is no run in nowhere"),
+        (("report", "nowhere", "--replays", "-1"), "replays must be at least 0"),
         (("list", "everything"), "blueprints"),
         (("demo", "--minutes", "-1"), "minutes must be at least 0"),
     ],

@@ -1,5 +1,11 @@
+import base64
+import csv
+import hashlib
+import json
 import re
+import shlex
 import xml.etree.ElementTree as ElementTree
+from html import escape
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -11,9 +17,12 @@ from esper_agent.loggers import read_metrics
 from esper_agent.policies.baselines import BASELINES
 from esper_agent.report import write_report
 from esper_agent.report.curve import _ticks, curve
-from esper_agent.report.fates import fates
+from esper_agent.report.fates import Planting, fates_table, plantings_of_account, told
+from esper_agent.report.health import heads_table
+from esper_agent.report.replays import TERMS
+from esper_agent.report.style import colours
 from esper_agent.train import train
-from esper_env.actions import Op, blueprint_names
+from esper_env.actions import Op
 from esper_env.config import ConfigError
 from esper_env.lifecycle.stages import Stage
 from tests.agent.test_train import UPDATE, quiet, tiny
@@ -29,7 +38,7 @@ class Tags(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.references += [value for name, value in attributes if name in ("src", "href", "srcset")]
-        if tag not in ("meta", "li"):
+        if tag not in ("meta", "li", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -51,8 +60,9 @@ def test_the_page_stands_alone_and_is_well_formed(page):
     tags = Tags()
     tags.feed(text)
     assert tags.open == []
-    assert tags.references == []
-    assert "http" not in text
+    assert tags.references
+    assert all(reference.startswith("#") for reference in tags.references)
+    assert set(re.findall(r"https?://[^\"'\s]+", text)) == {"http://www.w3.org/2000/svg"}  # a name, not a place
     assert "prefers-color-scheme: dark" in text
     assert "nan" not in re.sub(r"<style>.*</style>", "", text, flags=re.S).lower().split()
 
@@ -61,11 +71,11 @@ def test_the_page_shows_the_trained_policy_beside_every_baseline(page):
     folder, table, path = page
     text = path.read_text()
     for agent in ("<b>lstm</b>", *BASELINES):
-        assert f"<td>{agent}</td>" in text
+        assert f'<th scope="row">{agent}</th>' in text
     assert [line.split()[0] for line in table.splitlines()[2:]] == ["lstm", *BASELINES]
     assert len((folder / "evaluation.csv").read_text().splitlines()) == 1 + 3 * (1 + len(BASELINES))
     for op in Op:
-        assert f"<td>{op.name}</td>" in text
+        assert f'<th scope="row">{op.name}</th>' in text
 
 
 def test_a_training_leaves_a_page_that_says_how_to_evaluate_it(tmp_path):
@@ -133,22 +143,107 @@ def test_every_planted_seed_has_one_fate():
     plant, wait = action(Op.GERMINATE, 0, "norm"), action()
     grown = (Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING, Stage.HOLDING, Stage.FOSSILIZED)
     lost = (Stage.GERMINATED, Stage.PRUNED, Stage.EMBARGOED, Stage.GERMINATED, Stage.TRAINING)
-    counted = fates(
-        [
-            account(grown, plant, wait, wait, wait, action(Op.FOSSILIZE)),
-            account(lost, plant, action(Op.PRUNE), wait, action(Op.GERMINATE, 0, "attention"), wait),
-        ]
-    )
-    assert counted == {
-        "norm": {"planted": 2, "fossilized": 1, "pruned": 1},
-        "attention": {"planted": 1, "unfinished": 1},
-    }
-    assert set(counted) <= set(blueprint_names())
+    kept = account(grown, plant, wait, wait, wait, action(Op.FOSSILIZE))
+    gone = account(lost, plant, action(Op.PRUNE), wait, action(Op.GERMINATE, 0, "attention"), wait)
+    assert plantings_of_account(kept) == [Planting("norm", 0, "fossilized")]
+    assert plantings_of_account(gone) == [Planting("norm", 0, "pruned"), Planting("attention", 0, "unfinished")]
 
 
 def test_a_planting_that_was_not_executed_does_not_count():
     refused = {"action": [list(map(int, action(Op.GERMINATE)))], "executed": [0], "stage": [[1]]}
-    assert fates([refused]) == {}
+    assert plantings_of_account(refused) == []
+
+
+def test_seeds_are_told_in_words_and_counted_by_blueprint_and_slot():
+    seeds = [
+        Planting("norm", 0, "pruned"),
+        *2 * [Planting("attention", 1, "fossilized")],
+        Planting("norm", 2, "pruned"),
+    ]
+    assert told(seeds) == "attention ×2 fossilized, norm ×2 pruned"
+    assert told([]) == ""
+    rows = re.findall(r'<th scope="row">(\w+)</th>(.*?)</tr>', fates_table(seeds))
+    cells = {name: re.sub(r"<[^>]+>", " ", row).split() for name, row in rows}
+    assert cells["norm"] == ["2", "0%", "100%", "0%", "1", "0%", "kept", "0", "1", "0%", "kept"]
+    assert cells["attention"] == ["2", "100%", "0%", "0%", "0", "2", "100%", "kept", "0"]
+
+
+def test_a_head_that_has_stopped_exploring_is_pointed_out():
+    table = heads_table([{"entropy/op": 0.5, "entropy/slot": 0.001}] * 20)
+    verdicts = dict(re.findall(r'<th scope="row">(\w+)</th>.*?<td>([^<]*|<b>.*?</b>)</td></tr>', table))
+    assert verdicts["op"] == "explores"
+    assert verdicts["slot"] == "<b>has stopped exploring</b>"
+    assert verdicts["tempo"] == "never had a choice"
+
+
+def test_a_name_cannot_break_out_of_the_page(tmp_path):
+    run = tmp_path / "<" / "script><b>&amp;"
+    train(tiny(run, steps=UPDATE), show=quiet)
+    text = (run / "report.html").read_text()
+    tags = Tags()
+    tags.feed(text)
+    assert tags.open == []
+    assert "/script><b>" not in text
+    assert f"{escape(str(run))} · seed 0" in text
+    assert f"<code>esper report {escape(shlex.quote(str(run)))}</code>" in text
+
+
+def test_no_script_may_run_but_the_pages_own(page):
+    text = page[2].read_text()
+    script = re.search(r"<script>(.*?)</script>", text, re.S)[1]
+    assert "</" not in script
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in text
+
+
+def test_replays_tell_what_was_evaluated(page):
+    folder, _, path = page
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text())[1])
+    with (folder / "evaluation.csv").open(newline="") as file:
+        rows = {(row["agent"], row["evaluation_seed"]): row for row in csv.DictReader(file)}
+    trained = [replay for replay in data["replays"] if replay["label"].startswith("lstm: ")]
+    assert [replay["label"].split(", ")[0] for replay in trained] == [
+        "lstm: best of 3 episodes",
+        "lstm: rank 2 of 3 episodes",
+        "lstm: worst of 3 episodes",
+    ]
+    assert len(data["replays"]) == 3 + len(BASELINES)
+    for replay in data["replays"]:
+        agent, seed = replay["label"].split(":")[0], re.search(r"seed (\d+)", replay["label"])[1]
+        row = rows[agent, seed]
+        assert replay["total"] == pytest.approx(float(row["objective_return"]), abs=1e-3)
+        assert replay["test"][-1] == pytest.approx(float(row["committed_test_accuracy"]), abs=1e-3)
+        assert sum(replay["objective"]) == pytest.approx(replay["total"], abs=0.01)
+        assert len(replay["accuracy"]) == len(replay["action"]) + 1 == int(row["env_steps"]) + 1
+        assert ("chances" in replay) == ("values" in replay) == (agent == "lstm")
+    assert set(data["replays"][0]["terms"]) <= set(TERMS)
+
+
+def test_words_stand_out_from_the_page_whether_light_or_dark():
+    """WCAG 2.2 AA: 4.5 to 1 for text, 3 to 1 for what must be told apart from its ground."""
+    light, dark = colours(), {}
+    for part in re.findall(r"@media[^{]*\{\s*(:root \{.*?\})\s*\}", light, re.S):
+        dark |= dict(re.findall(r"--([\w-]+): (#\w+);", part))
+        light = light.replace(part, "")
+    for named in (dict(re.findall(r"--([\w-]+): (#\w+);", light)), dark):
+        assert named
+        for name in ("ink", "soft", "trained", "loss", "good", *BASELINES):
+            assert contrast(named[name], named["paper"]) >= 4.5, name
+        assert contrast(named["ink"], named["raised"]) >= 4.5
+        assert contrast("#fff", named["host"]) >= 4.5
+        for name in ("edge", "trained", "accuracy", "fossilized", "holding", "blending"):
+            assert contrast(named[name], named["paper"]) >= 3, name
+
+
+def contrast(one, other):
+    def luminance(colour):
+        digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+        parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
 
 
 def test_a_demo_replaces_an_earlier_run_but_nothing_else(tmp_path, capsys):

@@ -22,7 +22,7 @@ def then_and_now(updates: Sequence[Metrics], prefix: str, unit: str, *, percent:
         ]
         drawn = bar(abs(now[name]) / largest, loss=now[name] < 0)
         rows.append([escape(name.removeprefix(prefix)), *values, drawn])
-    head = [prefix.removesuffix("/"), "first tenth", "last tenth", ""]
+    head = [prefix.removesuffix("/"), "first tenth", "last tenth", "as a bar"]
     return table(f"{unit}, at the beginning and the end of the training", head, rows)
 
 

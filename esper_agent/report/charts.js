@@ -25,10 +25,10 @@ function drawing(place, replay, height, label) {
     cursor.setAttribute("x2", x(epoch));
   });
   const seek = (event) => {
-    const span = width - MARGIN.left - MARGIN.right;
-    const at = (event.offsetX * width) / picture.clientWidth - MARGIN.left;
+    const { left, width: wide } = picture.getBoundingClientRect();
+    const at = ((event.clientX - left) * width) / wide;
     player.pause();
-    player.go(Math.round((at / span) * replay.action.length));
+    player.go(Math.round((at - x(0)) / (x(1) - x(0))));
   };
   picture.addEventListener("pointerdown", seek);
   picture.addEventListener("pointermove", (event) => event.buttons === 1 && seek(event));

@@ -67,11 +67,12 @@ def trained_on(
 def episodes_table(episodes: Sequence[Listed]) -> str:
     """The list, with what the page's script needs to filter and sort it."""
     head = "".join(f'<th scope="col" data-kind="{kind}">{name}</th>' for name, kind in COLUMNS.items())
+    head += '<th scope="col">replay</th>'
     rows = "".join(_row(episode) for episode in episodes)
     return scrolling(
         "Episodes",
-        f'<table id="episodes"><caption class="unseen">Episodes</caption><thead><tr>{head}<th scope="col"></th></tr>'
-        f"</thead><tbody>{rows}</tbody></table>",
+        f'<table id="episodes"><caption class="unseen">Episodes</caption><thead><tr>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table>",
         "long",
     )
 

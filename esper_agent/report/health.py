@@ -21,7 +21,7 @@ def heads_table(updates: Sequence[Metrics]) -> str:
         entropy = [update[f"entropy/{head}"] for update in updates if f"entropy/{head}" in update]
         cells = [head, line(entropy, 0.0, 1.0), _mean(last, f"entropy/{head}")]
         rows.append([*cells, *(_mean(last, f"{family}/{head}") for family in COLUMNS), _verdict(last, head)])
-    names = ["head", "entropy over the training", "entropy", *COLUMNS.values(), ""]
+    names = ["head", "entropy over the training", "entropy", *COLUMNS.values(), "state"]
     return table("Health of the heads", names, rows)
 
 

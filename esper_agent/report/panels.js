@@ -235,5 +235,5 @@ function drawTerms(replay, epoch) {
     const meaning = `what counts${names ? `: ${names}` : ""}`;
     rows.push({ cells: ["of it objective", now, soFar, meaning], kind: "chosen" });
   }
-  byId("terms").replaceChildren(table("Terms of the reward", ["term", "this epoch", "so far", ""], rows));
+  byId("terms").replaceChildren(table("Terms of the reward", ["term", "this epoch", "so far", "for what"], rows));
 }

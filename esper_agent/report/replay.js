@@ -45,19 +45,14 @@ const player = {
       this.go(this.epoch + 1);
       if (this.epoch === this.last) this.pause();
     }, PACE);
-    this.show("Pause");
+    byId("play").textContent = "Pause";
   },
 
   pause() {
     clearInterval(this.timer);
     this.timer = null;
     byId("summary").setAttribute("aria-live", "polite");
-    this.show("Play");
-  },
-
-  show(word) {
-    byId("play").textContent = word;
-    byId("play").setAttribute("aria-pressed", String(this.timer !== null));
+    byId("play").textContent = "Play";
   },
 
   toggle() {

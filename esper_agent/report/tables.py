@@ -27,7 +27,7 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> s
 
 def scrolling(label: str, content: str, kind: str = "") -> str:
     """Content that may be wider or longer than its place, and that a keyboard can scroll."""
-    return f'<div class="wide {kind}" role="region" tabindex="0" aria-label="{escape(label)}">{content}</div>'
+    return f'<div class="wide {kind}" role="region" tabindex="0" aria-label="Table: {escape(label)}">{content}</div>'
 
 
 def bar(share: float, *, loss: bool = False) -> str:

@@ -99,6 +99,11 @@ class Chromium:
         self.ask("Input.dispatchKeyEvent", type="keyDown", text=key if key == " " else "", **code)
         self.ask("Input.dispatchKeyEvent", type="keyUp", **code)
 
+    def click(self, x, y):
+        """Click at a place in the window."""
+        for kind in ("mousePressed", "mouseReleased"):
+            self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+
     def type(self, field, words):
         """Replace what a field holds, as typing does."""
         self.value(f"document.getElementById({field!r}).select?.(), document.getElementById({field!r}).focus()")

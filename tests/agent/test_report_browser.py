@@ -103,6 +103,19 @@ def test_the_space_bar_plays_and_stops_and_a_screen_reader_is_left_in_peace_mean
     assert text(page, "now") != f"epoch 0 of {EPOCHS}"
 
 
+@pytest.mark.parametrize("chart", ["timeline", "reward"])
+def test_a_click_into_a_chart_goes_to_that_epoch(page, chart):
+    def cursor(epoch):
+        page.value(f"player.go({epoch})")
+        page.value(f"document.getElementById({chart!r}).scrollIntoView({{block: 'center'}})")
+        box = f"document.querySelector('#{chart} .cursor').getBoundingClientRect()"
+        return page.value(f"(({{left, top, height}}) => [left, top + height / 2])({box})")
+
+    (x, _), (_, y) = cursor(7), cursor(0)
+    page.click(x, y)
+    assert text(page, "now") == f"epoch 7 of {EPOCHS}"
+
+
 def test_every_epoch_of_every_replay_shows_what_was_recorded(page, data):
     stages = [stage["name"] for stage in data["stages"]]
     in_use = 0

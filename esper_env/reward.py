@@ -207,6 +207,18 @@ def terms(transition: Transition, config: RewardConfig) -> Terms:
     return REWARDS[config.mode](transition, config)
 
 
+def term_names(transition: Transition, config: RewardConfig) -> list[str]:
+    """Names of the terms that `config.mode` pays, in their order; refuses a mode whose terms are no arrays `[envs]`."""
+    paid, envs = terms(transition, config), len(transition.op)
+    for name, term in paid.items():
+        if not isinstance(term, np.ndarray) or term.shape != (envs,):
+            raise ConfigError(
+                f"Reward {config.mode!r} must pay every term as an array with a number for each of the {envs} "
+                f"environments; its {name!r} is {term!r}."
+            )
+    return list(paid)
+
+
 def total(terms: Terms) -> Floats:
     """The reward: the terms added in their order, so that whoever adds them again gets the same number."""
     return reduce(np.add, terms.values())

@@ -12,7 +12,7 @@ import numpy as np
 from esper_env import counterfactuals, observation, reward, scaffolding, signals
 from esper_env.actions import Actions, Algorithm, Op, blueprint_names, decode
 from esper_env.arrays import Arrays, Bools, Floats, Ints
-from esper_env.config import ConfigError, EnvConfig
+from esper_env.config import EnvConfig
 from esper_env.growth.governor import Governor, snapshot_due, watch
 from esper_env.growth.optimizer import Rates
 from esper_env.growth.population import Growth, Population
@@ -171,14 +171,7 @@ class Simulation:
             max_epochs=self.config.max_epochs,
             budget=self.budget,
         )
-        terms = reward.terms(still, self.config.reward)
-        for name, term in terms.items():
-            if not isinstance(term, np.ndarray) or term.shape != (self.envs,):
-                raise ConfigError(
-                    f"Reward {self.config.reward.mode!r} must pay every term as an array with a number for each of the "
-                    f"{self.envs} environments; its {name!r} is {term!r}."
-                )
-        return list(terms)
+        return reward.term_names(still, self.config.reward)
 
     def _load_data(self, env: int) -> None:
         """Put an environment's data in its place, unless it is there already: that of its seed, or that of all."""

@@ -199,6 +199,10 @@ def evaluate_run(
     )
 
 
+KINDS = {"str": str, "int": int, "float": float}
+"""How a column is read, by the type of its field."""
+
+
 def write_csv(path: Path, episodes: Iterable[Episode]) -> None:
     """Write rows under `COLUMNS`, replacing what was there."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -206,6 +210,25 @@ def write_csv(path: Path, episodes: Iterable[Episode]) -> None:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(asdict(episode) for episode in episodes)
+
+
+def read_episodes(path: Path) -> list[Episode]:
+    """The rows of a results file, checked against the schema."""
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise ConfigError(f"{path} has the columns {reader.fieldnames}; expected {', '.join(COLUMNS)}.")
+        return [_episode(path, reader.line_num, row) for row in reader]
+
+
+def _episode(path: Path, line: int, row: Mapping[str, Any]) -> Episode:
+    values: dict[str, Any] = {}
+    for field in fields(Episode):
+        try:
+            values[field.name] = KINDS[str(field.type)](row[field.name])
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{path}, line {line}: {field.name} is {row[field.name]!r}, not {field.type}.") from error
+    return Episode(**values)
 
 
 @dataclass(frozen=True)

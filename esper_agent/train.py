@@ -380,10 +380,19 @@ def value_unit(run: Path, which: str = "best") -> float:
     return math.sqrt(_saved(run, which)["ppo"]["reward_normalizer"]["moments.variance"])
 
 
+def checkpoint_of(run: Path, which: str = "best") -> tuple[str, int]:
+    """What `which` comes to in a run, `best` or `last`, and the environment steps before it."""
+    steps = int(_saved(run, which)["counters"]["steps"])
+    return _chosen(run, which).stem, steps
+
+
 def _saved(run: Path, which: str) -> dict[str, Any]:
+    return checkpoint.read(_chosen(run, which))
+
+
+def _chosen(run: Path, which: str) -> Path:
     folder = run / CHECKPOINTS
-    chosen = checkpoint.BEST if which == "best" and (folder / checkpoint.BEST).exists() else checkpoint.LAST
-    return checkpoint.read(folder / chosen)
+    return folder / (checkpoint.BEST if which == "best" and (folder / checkpoint.BEST).exists() else checkpoint.LAST)
 
 
 @contextmanager

@@ -15,12 +15,13 @@ from typing import Any
 from benchmarks.suite import ablations
 from benchmarks.suite.greedy import GROUP, play_greedily
 from benchmarks.suite.playing import Played, play
-from benchmarks.suite.recordings import read_actions, read_episodes
+from benchmarks.suite.recordings import read_actions
 from benchmarks.suite.runs import Run
 from benchmarks.suite.script import Script
 from benchmarks.suite.static import episodes, train_static, write_points
 from esper_agent.checkpoint import LAST
 from esper_agent.config import PPOConfig
+from esper_agent.evaluate import read_episodes
 from esper_agent.metrics import Metrics
 from esper_agent.policies.registry import create_policy
 from esper_agent.spec import EnvSpec

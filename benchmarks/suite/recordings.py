@@ -10,7 +10,7 @@ import gzip
 import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from esper_env.config import ConfigError
 
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 ACTION_COLUMNS = ("training_seed", "evaluation_seed", "actions")
-KINDS = {"str": str, "int": int, "float": float}
 
 Key = tuple[int, int]
 """Training seed and evaluation seed."""
@@ -50,25 +49,6 @@ def decode(words: str) -> Ints:
             raise ConfigError(f"{word!r} is no action: expected {len(ACTION_HEADS)} digits of {DIGITS}.")
         actions.append([DIGITS.index(digit) for digit in word])
     return np.array(actions, np.int64).reshape(-1, len(ACTION_HEADS))
-
-
-def read_episodes(path: Path) -> list[Episode]:
-    """The rows of a results file, checked against the schema."""
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ConfigError(f"{path} has the columns {reader.fieldnames}; expected {', '.join(COLUMNS)}.")
-        return [_episode(path, reader.line_num, row) for row in reader]
-
-
-def _episode(path: Path, line: int, row: Mapping[str, Any]) -> Episode:
-    values: dict[str, Any] = {}
-    for field in fields(Episode):
-        try:
-            values[field.name] = KINDS[str(field.type)](row[field.name])
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"{path}, line {line}: {field.name} is {row[field.name]!r}, not {field.type}.") from error
-    return Episode(**values)
 
 
 def write_episodes(path: Path, episodes: Iterable[Episode]) -> None:

@@ -14,7 +14,6 @@ from benchmarks.suite.atomic import write_json
 from benchmarks.suite.protocol import LATE
 from benchmarks.suite.recordings import (
     read_actions,
-    read_episodes,
     read_table,
     write_actions,
     write_episodes,
@@ -22,7 +21,7 @@ from benchmarks.suite.recordings import (
 )
 from benchmarks.suite.runs import Run
 from benchmarks.suite.static import Point, read_points
-from esper_agent.evaluate import Episode
+from esper_agent.evaluate import Episode, read_episodes
 from esper_agent.loggers import read_metrics
 from esper_env.arrays import Ints
 from esper_env.config import ConfigError

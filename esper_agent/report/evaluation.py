@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from esper_agent.evaluate import Episode, evaluate_named, evaluate_run, held_out_seeds
+from esper_agent.evaluate import Episode, evaluate_named, evaluate_run, held_out_seeds, read_episodes, write_csv
 from esper_agent.policies.baselines import BASELINES
 from esper_agent.recording import Recorder, Recording
-from esper_agent.train import TrainConfig, value_unit
+from esper_agent.train import TrainConfig, checkpoint_of, value_unit
+
+ROWS, PLAYED = "evaluation.csv", "evaluation.json"
+"""The files of an evaluation, in the run's folder."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,8 @@ class Evaluation:
 
     rows: Sequence[Episode] = ()
     recordings: Sequence[Recording] = ()
+    played: str = ""
+    """Which checkpoint of a run it was."""
 
 
 def evaluate_baselines(config: TrainConfig, episodes: int, *, threads: int = 1) -> Evaluation:
@@ -33,4 +39,20 @@ def evaluate_trained(
     """What the policy of a run reaches in it."""
     recorder, seeds = Recorder(value_unit(run, which)), held_out_seeds(episodes)
     rows = evaluate_run(run, config.env_options, seeds, which=which, threads=threads, observer=recorder)
-    return Evaluation(rows, recorder.recordings)
+    name, steps = checkpoint_of(run, which)
+    return Evaluation(rows, recorder.recordings, f"the {name} checkpoint, after {steps:,} steps,")
+
+
+def remember(run: Path, trained: Evaluation, others: Evaluation) -> None:
+    """Keep the rows, and who played them, in the run's folder."""
+    write_csv(run / ROWS, [*trained.rows, *others.rows])
+    (run / PLAYED).write_text(json.dumps({"policy": trained.played}) + "\n")
+
+
+def remembered(run: Path, config: TrainConfig) -> tuple[Evaluation, Evaluation]:
+    """What was kept of an earlier evaluation: it stays true of its checkpoint when the training goes on."""
+    if not (run / ROWS).exists() or not (run / PLAYED).exists():
+        return Evaluation(), Evaluation()
+    rows, played = read_episodes(run / ROWS), json.loads((run / PLAYED).read_text())["policy"]
+    trained = [row for row in rows if row.agent == config.policy]
+    return Evaluation(trained, played=played), Evaluation([row for row in rows if row.agent != config.policy])

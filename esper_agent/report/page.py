@@ -13,14 +13,14 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from esper_agent.evaluate import summarise, table, write_csv
+from esper_agent.evaluate import summarise, table
 from esper_agent.loggers import read_metrics
 from esper_agent.metrics import Metrics
 from esper_agent.recording import Recording
 from esper_agent.report.changes import then_and_now
 from esper_agent.report.curve import curve
 from esper_agent.report.episodes import episodes_table, held_out, policies, trained_on
-from esper_agent.report.evaluation import Evaluation, evaluate_baselines, evaluate_trained
+from esper_agent.report.evaluation import Evaluation, evaluate_baselines, evaluate_trained, remember, remembered
 from esper_agent.report.fates import fates_table, plantings_of_account
 from esper_agent.report.health import heads_table, health
 from esper_agent.report.replays import Replay, as_table, data, replays
@@ -61,8 +61,8 @@ def write_report(
     config = load_config(run)
     trained = evaluate_trained(run, config, episodes, which=which, threads=threads)
     others = evaluate_baselines(config, episodes, threads=threads) if baselines is None else baselines
-    write_csv(run / "evaluation.csv", [*trained.rows, *others.rows])
-    page = write_page(run, config, trained, others, which=which, shown=shown)
+    remember(run, trained, others)
+    page = write_page(run, config, trained, others, shown=shown)
     return table(summarise([*trained.rows, *others.rows])), page
 
 
@@ -72,22 +72,25 @@ def write_page(
     trained: Evaluation | None = None,
     others: Evaluation | None = None,
     *,
-    which: str = "last",
     shown: int = REPLAYS,
 ) -> Path:
-    """Draw the page of a run from its files and from the evaluation of its policy and of others, if there was one."""
+    """Draw the page of a run from its files and from the evaluation of its policy and of others.
+
+    Without a new one it is an earlier one, whose episodes cannot be watched again.
+    """
     page = run / "report.html"
-    text = render(run, config, trained or Evaluation(), others or Evaluation(), which=which, shown=shown)
+    earlier, earlier_others = remembered(run, config)
+    text = render(run, config, trained or earlier, others or earlier_others, shown=shown)
     page.write_text(text, encoding="utf-8")
     return page
 
 
-def render(run: Path, config: TrainConfig, trained: Evaluation, others: Evaluation, *, which: str, shown: int) -> str:
+def render(run: Path, config: TrainConfig, trained: Evaluation, others: Evaluation, *, shown: int) -> str:
     """The page."""
     updates = _updates(run / "metrics.csv")
     accounts = _accounts(run / "episodes.jsonl")
     script = "\n".join(_asset(name) for name in SCRIPTS)
-    values = _learned(updates) | _evaluated(run, config, trained, others, updates, which)
+    values = _learned(updates) | _evaluated(run, config, trained, others, updates)
     values |= _watched(config, trained, others, accounts, shown) | _planted(accounts)
     return Template(_asset("page.html")).substitute(
         values,
@@ -102,7 +105,7 @@ def render(run: Path, config: TrainConfig, trained: Evaluation, others: Evaluati
 
 
 def _evaluated(
-    run: Path, config: TrainConfig, trained: Evaluation, others: Evaluation, updates: Sequence[Metrics], which: str
+    run: Path, config: TrainConfig, trained: Evaluation, others: Evaluation, updates: Sequence[Metrics]
 ) -> dict[str, str]:
     """What was reached, and the curve beside it."""
     rows = [*trained.rows, *others.rows]
@@ -112,7 +115,7 @@ def _evaluated(
     if rows:
         told = escape(
             f"Mean and 95 % bootstrap interval over the same {len(trained.rows)} held-out episodes for all; "
-            f"{config.policy} is the {which} checkpoint and acts by the mode. The lead is taken episode by episode."
+            f"{config.policy} is {trained.played} and acts by the mode. The lead is taken episode by episode."
         )
     return {
         "results": results_table(rows, results, config.policy) if rows else "",

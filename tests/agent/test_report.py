@@ -91,6 +91,19 @@ def test_a_training_leaves_a_page_that_says_how_to_evaluate_it(tmp_path):
     assert not (tmp_path / "run" / "evaluation.csv").exists()
 
 
+def test_a_training_that_goes_on_keeps_what_its_earlier_policy_reached(tmp_path):
+    train(tiny(tmp_path, steps=UPDATE, evaluation_episodes=0), show=quiet)
+    table, page = write_report(tmp_path, 2)
+    told = f"lstm is the last checkpoint, after {UPDATE} steps, and acts by the mode"
+    assert told in page.read_text()
+    train(tiny(tmp_path, steps=2 * UPDATE, evaluation_episodes=0), resume=True, show=quiet)
+    text = page.read_text()
+    assert told in text
+    assert f"{2 * UPDATE:,} environment steps" in text
+    reached = table.splitlines()[2].split()[1]
+    assert reached in text
+
+
 def test_a_training_without_a_whole_episode_has_nothing_to_draw_but_can_be_evaluated(tmp_path):
     train(tiny(tmp_path, rollout_steps=2, steps=16), show=quiet)
     assert not (tmp_path / "report.html").exists()

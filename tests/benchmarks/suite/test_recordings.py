@@ -8,11 +8,10 @@ from benchmarks.suite.recordings import (
     decode,
     encode,
     read_actions,
-    read_episodes,
     write_actions,
     write_episodes,
 )
-from esper_agent.evaluate import Episode
+from esper_agent.evaluate import Episode, read_episodes
 from esper_env.config import ConfigError
 
 HEADER = (

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from benchmarks.suite import contestants, runs, tuning
-from benchmarks.suite.recordings import read_actions, read_episodes
+from benchmarks.suite.recordings import read_actions
 from benchmarks.suite.results import read_agent
-from esper_agent.evaluate import COLUMNS
+from esper_agent.evaluate import COLUMNS, read_episodes
 from esper_agent.loggers import read_metrics
 from esper_env.config import ConfigError
 from tests.benchmarks.suite.tiny import TINY, UPDATE, quiet, runner, search, work

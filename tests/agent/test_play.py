@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 
 import gymnasium as gym
 import numpy as np
@@ -231,6 +232,7 @@ def test_a_terminal_sees_one_frame_at_a_time_and_ctrl_c_ends_it():
         shown = _until(terminal, asked)
         os.write(terminal, b"g\n")
         shown += _until(terminal, asked)
+        time.sleep(0.5)  # the prompt is shown a moment before input waits, and in between Python would only take note
         process.send_signal(signal.SIGINT)
         shown += _until(terminal, rb"with --seed 3\.\r\nInterrupted\.\r\n$")
         assert process.wait(60) == cli.INTERRUPTED

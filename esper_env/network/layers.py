@@ -81,27 +81,22 @@ class _NormedSpread(Function):
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, weight: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        first, second = pool_to_vectors(image, len(weight)), pool_to_vectors(image.square(), len(weight))
-        first, second = first.transpose(0, 1), second.transpose(0, 1)  # [batch, n, 1]
+        first, second = _average(image, len(weight)), _average(image.square(), len(weight))  # [batch, n, 1]
         mean = first * weight.mean(1, keepdim=True)
         variance = second * weight.square().mean(1, keepdim=True) - mean.square()
         rstd = variance.clamp_min_(0).add_(NORM_EPSILON).rsqrt_()
         slope, offset = weight * scale * rstd, shift - mean * scale * rstd
         wide = image.permute(0, 2, 3, 1).repeat_interleave(weight.shape[1], 3).permute(0, 3, 1, 2)
-        out = (wide * vectors_to_maps(slope.transpose(0, 1))).add_(vectors_to_maps(offset.transpose(0, 1))).relu_()
+        out = (wide * _per_map(slope)).add_(_per_map(offset)).relu_()
         ctx.save_for_backward(image, wide, weight, scale, first, second, mean, rstd, out)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         image, wide, weight, scale, first, second, mean, rstd, out = ctx.saved_tensors
-        (batch, n, height, width), channels = image.shape, weight.shape[1]
+        batch, n, height, width = image.shape
         grad = torch.ops.aten.threshold_backward(grad, out, 0)
-
-        def average(x: Tensor) -> Tensor:
-            return F.avg_pool2d(x, (height, width)).view(batch, n, channels)
-
-        plain, imaged = average(grad), average(grad * wide)
+        plain, imaged = _average(grad, n), _average(grad * wide, n)
         normed = (weight * imaged - mean * plain) * rstd
         # What the norm takes from each gradient: its mean, and its part along the normalised map.
         centre, along = (scale * plain).mean(2, keepdim=True), (scale * normed).mean(2, keepdim=True)

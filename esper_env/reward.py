@@ -17,6 +17,20 @@ from esper_env.lifecycle.stages import BLENDED, Stage
 YOUNG = 5
 """Age below which `minimal` punishes a prune."""
 
+STANDARD = RewardConfig()
+"""The weights that the objective is measured at."""
+OBJECTIVE_WEIGHTS = (
+    "progress",
+    "rent",
+    "shock",
+    "germinate_cost",
+    "set_alpha_cost",
+    "prune_cost",
+    "fossilize_cost",
+    "governor",
+)
+"""Weights that its terms depend on."""
+
 STAGE_WEIGHT: Floats = np.zeros(len(Stage))
 STAGE_WEIGHT[[Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING, Stage.HOLDING, Stage.FOSSILIZED]] = 1, 2, 3.5, 5.5, 6
 
@@ -234,21 +248,5 @@ def objective(transition: Transition, config: RewardConfig, paid: Terms | None =
     return total(objective_terms(transition, STANDARD))
 
 
-STANDARD = RewardConfig()
-"""The weights of the objective."""
-
-
 def _standard(config: RewardConfig) -> bool:
     return all(getattr(config, name) == getattr(STANDARD, name) for name in OBJECTIVE_WEIGHTS)
-
-
-OBJECTIVE_WEIGHTS = (
-    "progress",
-    "rent",
-    "shock",
-    "germinate_cost",
-    "set_alpha_cost",
-    "prune_cost",
-    "fossilize_cost",
-    "governor",
-)

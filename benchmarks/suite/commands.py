@@ -8,8 +8,9 @@ from typing import Any
 
 import tyro
 
+from esper_agent.exits import INTERRUPTED
+
 HERE = Path(__file__).parents[1]
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True)

@@ -83,8 +83,8 @@ class Evaluate:
     """Further arguments of the environment, as `esper train` takes them; the run's when there is one."""
     episodes: int = 50
     """Episodes per policy, on the same seeds for all of them."""
-    sample: bool = False
-    """Draw actions from the trained policy rather than taking the likeliest."""
+    deterministic: bool = False
+    """Let the trained policy take its likeliest action rather than draw, as it does in training."""
     seed: int = 0
     """Seed of what policies draw."""
     threads: int = 2
@@ -112,7 +112,7 @@ class Evaluate:
                 options,
                 seeds,
                 which=self.checkpoint,
-                deterministic=not self.sample,
+                deterministic=self.deterministic,
                 seed=self.seed,
                 threads=self.threads,
             )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -75,11 +75,15 @@ def evaluate(
     *,
     agent: str,
     training_seed: int = -1,
-    deterministic: bool = True,
+    deterministic: bool = False,
+    seed: int = 0,
     threads: int = 1,
     observer: Observer | None = None,
 ) -> list[Episode]:
     """Play one episode per seed, all at once as one population.
+
+    What training improves is the policy that draws, and that is what is played: its mode may be far worse, where
+    the likeliest action changes nothing and is therefore the likeliest again.
 
     Args:
         policy: what `create_policy` makes.
@@ -88,6 +92,7 @@ def evaluate(
         agent: name to put into the rows.
         training_seed: seed that the policy was trained with, -1 for one that was not trained.
         deterministic: act by the mode rather than by drawing (policies that do not learn ignore it).
+        seed: of what the policy draws; its own stream is left as it was.
         threads: stacks of hosts run at the same time.
         observer: who watches.
     """
@@ -103,6 +108,7 @@ def evaluate(
     final = dict.fromkeys(("test_accuracy", "host_params", "seed_params", "flops"), np.zeros(count))
     with (
         single_thread(),
+        drawing(policy, seed),
         set_exploration_type(mode),
         closing(SeedVectorEnv(count, threads=min(threads, count), **env_options)) as env,
     ):
@@ -144,6 +150,18 @@ def evaluate(
     ]
 
 
+@contextmanager
+def drawing(policy: TensorDictModuleBase, seed: int) -> Iterator[None]:
+    """Let a policy draw from a stream that begins with `seed`, and give it its own back."""
+    own = getattr(policy, "generator", None)
+    device = next((parameter.device for parameter in policy.parameters()), torch.device("cpu"))
+    policy.generator = torch.Generator(device).manual_seed(seed)
+    try:
+        yield
+    finally:
+        policy.generator = own
+
+
 def evaluate_named(
     names: Iterable[str],
     env_options: Mapping[str, Any],
@@ -164,7 +182,7 @@ def evaluate_named(
     return [
         episode
         for name, policy in policies.items()
-        for episode in evaluate(policy, env_options, seeds, agent=name, threads=threads, observer=observer)
+        for episode in evaluate(policy, env_options, seeds, agent=name, seed=seed, threads=threads, observer=observer)
     ]
 
 
@@ -174,7 +192,7 @@ def evaluate_run(
     seeds: Sequence[int],
     *,
     which: str = "best",
-    deterministic: bool = True,
+    deterministic: bool = False,
     seed: int = 0,
     threads: int = 1,
     observer: Observer | None = None,
@@ -186,7 +204,6 @@ def evaluate_run(
     if trained_on != plays:
         raise ConfigError(f"The policy of {run} fits {trained_on}, but this environment is {plays}.")
     read_files(env.config)
-    policy.seed(seed)
     return evaluate(
         policy,
         env_options,
@@ -194,6 +211,7 @@ def evaluate_run(
         agent=config.policy,
         training_seed=config.seed,
         deterministic=deterministic,
+        seed=seed,
         threads=threads,
         observer=observer,
     )

@@ -68,7 +68,7 @@ METRICS: dict[str, str] = {
     "speed/env": "share of the time spent in the environment",
     "speed/policy": "share of the time spent acting",
     "speed/learning": "share of the time spent learning",
-    "evaluation/objective_return": "mean objective return on the seeds that choose the best checkpoint, by the mode",
+    "evaluation/objective_return": "mean objective return on the seeds that choose the best checkpoint, actions drawn",
     "evaluation/committed_test_accuracy": "mean committed test accuracy on them",
 }
 """Every metric and its meaning; names with `<…>` stand for a family."""

@@ -168,18 +168,21 @@ def load_maskable(folder: Path) -> Masked:
 
 
 class Masked(TensorDictModuleBase):  # type: ignore[misc]
-    """A MaskablePPO agent that reads and writes TensorDicts, acting by the mode."""
+    """A MaskablePPO agent that reads and writes TensorDicts, drawing its actions."""
 
     def __init__(self, agent: MaskablePPO) -> None:
         super().__init__()
         self.agent = agent
+        self.generator: torch.Generator | None = None
         self.in_keys, self.out_keys = [*OBSERVATION_KEYS, "is_init"], ["action"]
 
     def forward(self, td: TensorDictBase) -> TensorDictBase:
-        """The likeliest valid action of every episode."""
+        """A valid action for every episode."""
         observation = {name: td[name].numpy() for name in OBSERVATION_KEYS}
         masks = observation["action_mask"].astype(bool)
-        action, _ = self.agent.predict(observation, deterministic=True, action_masks=masks)
+        with torch.random.fork_rng(devices=[]):  # stable-baselines3 draws from the global generator
+            torch.manual_seed(int(torch.randint(2**62, (), generator=self.generator)))
+            action, _ = self.agent.predict(observation, deterministic=False, action_masks=masks)
         td.set("action", torch.from_numpy(np.asarray(action, np.int64)))
         return td
 

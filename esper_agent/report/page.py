@@ -115,7 +115,7 @@ def _evaluated(
     if rows:
         told = escape(
             f"Mean and 95 % bootstrap interval over the same {len(trained.rows)} held-out episodes for all; "
-            f"{config.policy} is {trained.played} and acts by the mode. The lead is taken episode by episode."
+            f"{config.policy} is {trained.played} and draws its actions. The lead is taken episode by episode."
         )
     return {
         "results": results_table(rows, results, config.policy) if rows else "",
@@ -136,7 +136,7 @@ def _watched(
     listed = held_out([*trained.recordings, *others.recordings], recordings)
     listed += trained_on(accounts, training, _places(drawn, recordings))
     note = (
-        "Held-out episodes of the trained policy, which acts by the mode, and what the others made of one of the hosts."
+        "Held-out episodes of the trained policy, which draws its actions, and what the others made of one of the hosts."
         if trained.recordings
         else "Episodes of the training, actions drawn. Those of esper report tell more: every probability, Q(s, op), "
         "and what the seeds are worth."

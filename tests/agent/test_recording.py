@@ -24,7 +24,7 @@ def judged():
     """Rows and recordings of an untrained policy that draws, so that much happens."""
     policy = create_policy("lstm", SeedVectorEnv(**OPTIONS), seed=3, width=16, head_width=8)
     recorder = Recorder(UNIT)
-    rows = evaluate(policy, OPTIONS, SEEDS, agent="lstm", deterministic=False, observer=recorder)
+    rows = evaluate(policy, OPTIONS, SEEDS, agent="lstm", observer=recorder)
     return policy, rows, recorder.recordings
 
 
@@ -49,9 +49,9 @@ def test_a_recording_is_the_row_of_the_evaluation(judged, drawn):
 def test_watching_changes_nothing(judged):
     policy, *_ = judged
     policy.seed(0)
-    first = evaluate(policy, OPTIONS, SEEDS, agent="lstm", deterministic=False)
+    first = evaluate(policy, OPTIONS, SEEDS, agent="lstm")
     policy.seed(0)
-    assert evaluate(policy, OPTIONS, SEEDS, agent="lstm", deterministic=False, observer=Recorder()) == first
+    assert evaluate(policy, OPTIONS, SEEDS, agent="lstm", observer=Recorder()) == first
 
 
 def test_the_recorded_actions_played_again_give_the_recorded_states_and_rewards(judged, drawn):

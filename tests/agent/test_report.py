@@ -94,7 +94,7 @@ def test_a_training_leaves_a_page_that_says_how_to_evaluate_it(tmp_path):
 def test_a_training_that_goes_on_keeps_what_its_earlier_policy_reached(tmp_path):
     train(tiny(tmp_path, steps=UPDATE, evaluation_episodes=0), show=quiet)
     table, page = write_report(tmp_path, 2)
-    told = f"lstm is the last checkpoint, after {UPDATE} steps, and acts by the mode"
+    told = f"lstm is the last checkpoint, after {UPDATE} steps, and draws its actions"
     assert told in page.read_text()
     train(tiny(tmp_path, steps=2 * UPDATE, evaluation_episodes=0), resume=True, show=quiet)
     text = page.read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -294,7 +295,7 @@ def table(summary: Mapping[str, Mapping[str, Estimate]]) -> str:
     """A summary as aligned text: mean and interval of every column, an agent a line."""
     rows = [["agent", *SUMMARY]]
     for agent, columns in summary.items():
-        rows.append([agent, *(f"{e.mean:.2f} [{e.low:.2f}, {e.high:.2f}]" for e in columns.values())])
+        rows.append([agent, *(_interval(value) for value in columns.values())])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(
@@ -304,3 +305,8 @@ def table(summary: Mapping[str, Mapping[str, Estimate]]) -> str:
         for row in rows
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _interval(value: Estimate) -> str:
+    """A mean and its interval; a dash where an episode that was cut short has no value."""
+    return "-" if math.isnan(value.mean) else f"{value.mean:.2f} [{value.low:.2f}, {value.high:.2f}]"

@@ -163,10 +163,20 @@ def _replacing(path: Path) -> Iterator[TextIO]:
 
 
 class Services:
-    """Loggers of other packages, found by name; a resumed run continues in the same folder."""
+    """Loggers of other packages, found by name.
 
-    def __init__(self, names: Iterable[str], folder: Path) -> None:
+    Args:
+        names: keys of `SERVICES`.
+        folder: of the run; one that is resumed continues in it.
+        steps: environment steps that were trained before; what was logged after them is lived, and logged, again.
+    """
+
+    def __init__(self, names: Iterable[str], folder: Path, steps: int = 0) -> None:
         self._loggers = {name: _service(name, folder) for name in names}
+        if steps and "tensorboard" in self._loggers:
+            writer = self._loggers["tensorboard"].experiment
+            writer.close()
+            writer.purge_step = steps + 1  # read when it opens its next file, with the first number it is given
 
     def send(self, metrics: Mapping[str, float], steps: int) -> None:
         """Log what is a number, at a number of environment steps, as one row."""

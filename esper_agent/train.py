@@ -286,7 +286,7 @@ def train(
     check_folder(Path(config.run), resume=resume)  # before any process is started
     with single_thread(), closing(Training(config)) as training:
         training.open(resume=resume)
-        with interruptible() as interrupted, closing(Services(config.loggers, training.folder)) as services:
+        with interruptible() as interrupted, closing(Services(config.loggers, training.folder, training.steps)) as services:
             stop = training.finished
             begun = training.updates
             while not stop:

@@ -24,7 +24,7 @@ from gymnasium.vector.utils import batch_space
 
 from esper_env.actions import CANONICAL_ACTION, CAUSAL_MASK, HEAD_INDEX, Op, blueprint_names, head_sizes
 from esper_env.arrays import Bools, Ints
-from esper_env.config import EnvConfig
+from esper_env.config import ConfigError, EnvConfig
 from esper_env.env import SeedEnv
 from esper_env.masks import head_slices
 from esper_env.spaces import Observation
@@ -90,8 +90,14 @@ class _Masked:
         return self._mask.copy()
 
 
-def _joint_actions(config: EnvConfig, heads: spaces.Space[Any]) -> JointActions:
+def _joint_actions(config: EnvConfig, heads: spaces.Space[Any], observed: spaces.Space[Any]) -> JointActions:
     """Those of an environment; blueprints may have been registered since it was made."""
+    kept = observed.spaces if isinstance(observed, spaces.Dict) else {}
+    if missing := {"action_mask", "slot_by_op"} - set(kept):
+        raise ConfigError(
+            f"The observation lacks {' and '.join(sorted(missing))}, which tell what is legal: make the actions flat "
+            "first, and put wrappers that change the observation around that."
+        )
     sizes = cast(spaces.MultiDiscrete, heads).nvec
     return JointActions(config.num_slots, config.blueprints, int(sizes[HEAD_INDEX["blueprint"]]))
 
@@ -107,7 +113,7 @@ class FlatDiscrete(_Masked, gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.uti
         gymnasium.utils.RecordConstructorArgs.__init__(self)
         super().__init__(env)
         bare = cast(SeedEnv, env.unwrapped)
-        self.joint_actions = _joint_actions(bare.config, bare.action_space)
+        self.joint_actions = _joint_actions(bare.config, bare.action_space, env.observation_space)
         self.action_space = spaces.Discrete(len(self.joint_actions))
         self._mask: Bools = np.zeros(len(self.joint_actions), bool)
 
@@ -128,7 +134,7 @@ class FlatDiscreteVector(_Masked, VectorWrapper):
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
         super().__init__(env)
         bare = cast(SeedVectorEnv, env.unwrapped)
-        self.joint_actions = _joint_actions(bare.config, bare.single_action_space)
+        self.joint_actions = _joint_actions(bare.config, bare.single_action_space, env.single_observation_space)
         self.single_action_space = spaces.Discrete(len(self.joint_actions))
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._mask: Bools = np.zeros((self.num_envs, len(self.joint_actions)), bool)

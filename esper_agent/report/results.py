@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -24,6 +25,8 @@ def results_table(rows: Sequence[Episode], results: Mapping[str, Mapping[str, Es
 
 
 def _interval(value: Estimate, sign: str = "") -> str:
+    if math.isnan(value.mean):  # an episode that was cut short
+        return "–"
     digits = 2 if abs(value.mean) < 100 else 0
     low, high = f"{value.low:{sign},.{digits}f}", f"{value.high:{sign},.{digits}f}"
     return f"{value.mean:{sign},.{digits}f} <small>{low} to {high}</small>"

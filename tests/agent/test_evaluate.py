@@ -175,3 +175,5 @@ def test_an_episode_that_is_cut_short_has_no_test_accuracy():
     (row,) = evaluate_named(["wait"], OPTIONS | {"max_episode_steps": 2}, [SEEDS[0]])
     assert math.isnan(row.committed_test_accuracy)
     assert row.env_steps == 2
+    line = table(summarise([row])).splitlines()[-1]
+    assert line.split()[4] == "-" and "nan" not in line  # after the agent, and a mean with its interval

@@ -113,6 +113,19 @@ def test_tensorboard_gets_every_number(tmp_path):
     assert [(event.step, event.value) for event in events.Scalars("loss/total")] == [(32, 0.5), (64, 0.25)]
 
 
+def test_tensorboard_forgets_what_a_resumed_run_lives_again(tmp_path):
+    for steps, values in ((0, {32: 0.5, 64: 0.25, 96: 9.0}), (64, {96: 0.125, 128: 0.1})):
+        services = Services(["tensorboard"], tmp_path, steps)
+        for step, value in values.items():
+            services.send({"loss/total": value}, step)
+        services.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    got = {event.step: pytest.approx(event.value) for event in events.Scalars("loss/total")}
+    assert len(events.Scalars("loss/total")) == 4
+    assert got == {32: 0.5, 64: 0.25, 96: 0.125, 128: 0.1}
+
+
 def test_wandb_gets_every_number_and_one_row_per_update(tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="needs a package that no extra brings: pip install wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")

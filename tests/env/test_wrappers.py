@@ -6,6 +6,7 @@ from gymnasium.wrappers import FlattenObservation
 
 from esper_env import actions
 from esper_env.actions import BLUEPRINTS, CAUSAL_MASK, CNN, HEAD_INDEX, BlueprintRow, Op, blueprint_names
+from esper_env.config import ConfigError
 from esper_env.lifecycle.legality import permitted
 from esper_env.wrappers import FlatDiscrete, FlatDiscreteVector, JointActions
 from tests.conftest import BRIEF, HASTY
@@ -29,6 +30,14 @@ def test_every_combination_of_what_matters_has_one_number_and_nothing_else_has()
     assert all(vector in flat.env.action_space for vector in vectors)
     idle = ~CAUSAL_MASK[vectors[:, HEAD_INDEX["op"]]]
     assert (np.where(idle, vectors, vectors[0]) == vectors[0]).all()
+
+
+def test_an_observation_that_does_not_tell_what_is_legal_is_refused():
+    with pytest.raises(ConfigError, match="lacks action_mask and slot_by_op.*flat first"):
+        FlatDiscrete(FlattenObservation(make()))
+    stack = gym.make_vec(ID, num_envs=2, vectorization_mode="vector_entry_point", **OPTIONS)
+    with pytest.raises(ConfigError, match="lacks action_mask and slot_by_op.*flat first"):
+        FlatDiscreteVector(gym.wrappers.vector.FlattenObservation(stack))
 
 
 def test_a_blueprint_registered_later_does_not_disturb_an_environment_that_is_there(monkeypatch):

@@ -24,7 +24,8 @@ from esper_agent.loggers import read_metrics
 from esper_agent.metrics import Metrics
 from esper_agent.report import evaluate_baselines
 from esper_agent.report.curve import COLOURS, curve
-from esper_agent.train import FIXED, TrainConfig, load_config, train
+from esper_agent.runs import FIXED, TrainConfig, load_config
+from esper_agent.train import train
 
 PICTURE = Path(__file__).parents[1] / "docs" / "learning.svg"
 MODES = {"by the mode": True, "by drawing": False}

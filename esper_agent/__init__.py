@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from esper_agent.learning.ppo import PPO
     from esper_agent.policies.registry import create_policy, policy_names, register_policy
     from esper_agent.rollout import make_rollouts
+    from esper_agent.runs import TrainConfig, load_policy
     from esper_agent.spec import EnvSpec
-    from esper_agent.train import TrainConfig, load_policy
 
 __all__ = [
     "PPO",
@@ -29,9 +29,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "TrainConfig": "esper_agent.train",
+    "TrainConfig": "esper_agent.runs",
     "held_out_seeds": "esper_agent.evaluate",
-    "load_policy": "esper_agent.train",
+    "load_policy": "esper_agent.runs",
     "make_rollouts": "esper_agent.rollout",
     "EnvSpec": "esper_agent.spec",
     "PPO": "esper_agent.learning.ppo",

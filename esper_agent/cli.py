@@ -25,7 +25,8 @@ from esper_agent.arguments import registry
 from esper_agent.exits import DONE, FAILURE, INTERRUPTED
 from esper_agent.failures import cause, exit_code, require_writable
 from esper_agent.metrics import Metrics, warnings
-from esper_agent.train import TrainConfig, load_config, print_update, train
+from esper_agent.runs import TrainConfig, load_config
+from esper_agent.train import print_update, train
 from esper_env.config import ConfigError, check_number, unknown_name
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from esper_agent.failures import require_writable
 from esper_agent.metrics import Metrics
-from esper_agent.train import TrainConfig, train
+from esper_agent.runs import TrainConfig
+from esper_agent.train import train
 from esper_env.config import ConfigError
 
 MOST_STEPS = 150_000

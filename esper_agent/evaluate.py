@@ -19,8 +19,9 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from esper_agent.policies.actor_critic import ActorCritic
 from esper_agent.policies.registry import create_policy
+from esper_agent.runs import load_policy
 from esper_agent.spec import EnvSpec
-from esper_agent.train import load_policy, single_thread
+from esper_agent.train import single_thread
 from esper_env.arrays import Bools
 from esper_env.config import ConfigError
 from esper_env.tasks import read_files

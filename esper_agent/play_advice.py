@@ -15,8 +15,8 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from esper_agent.policies.actor_critic import ActorCritic, Judgement
 from esper_agent.policies.registry import create_policy
+from esper_agent.runs import load_policy, value_unit
 from esper_agent.spec import EnvSpec
-from esper_agent.train import load_policy, value_unit
 from esper_env.actions import Op
 from esper_env.config import ConfigError
 from esper_env.env import SeedEnv

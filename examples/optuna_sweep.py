@@ -12,7 +12,8 @@ from pathlib import Path
 import optuna
 
 from esper_agent.config import PPOConfig
-from esper_agent.train import TrainConfig, train
+from esper_agent.runs import TrainConfig
+from esper_agent.train import train
 
 
 def objective(trial, folder, settings):

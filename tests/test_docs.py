@@ -17,7 +17,7 @@ from docs.generator.sections import MARKER, SECTIONS, fill
 from esper_agent.config import PolicyConfig, PPOConfig
 from esper_agent.policies.registry import policy_names
 from esper_agent.rollout.backends import BACKENDS
-from esper_agent.train import TrainConfig
+from esper_agent.runs import TrainConfig
 from esper_env.actions import ACTION_HEADS, BLUEPRINTS, CAUSAL_HEADS, Op
 from esper_env.config import EnvOptions, LifecycleConfig, RewardConfig, TrainingConfig
 from esper_env.env import SeedEnv

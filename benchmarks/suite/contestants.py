@@ -24,8 +24,9 @@ from esper_agent.config import PPOConfig
 from esper_agent.evaluate import read_episodes
 from esper_agent.metrics import Metrics
 from esper_agent.policies.registry import create_policy
+from esper_agent.runs import TrainConfig, load_config, load_policy
 from esper_agent.spec import EnvSpec
-from esper_agent.train import TrainConfig, load_config, load_policy, progress_line, train
+from esper_agent.train import progress_line, train
 from esper_env.env import SeedEnv
 from esper_env.options import resolve
 

@@ -24,8 +24,8 @@ from tensordict.nn import TensorDictModuleBase
 
 from benchmarks.suite.atomic import replacing
 from esper_agent import checkpoint
+from esper_agent.runs import HOST_SEEDS
 from esper_agent.spec import OBSERVATION_KEYS
-from esper_agent.train import HOST_SEEDS
 from esper_env.config import ConfigError
 from esper_env.sb3 import SeedVecEnv
 

@@ -6,7 +6,7 @@ from docs.generator.markdown import code, first_line, options, table
 from esper_agent import cli, listing
 from esper_agent.config import PolicyConfig, PPOConfig
 from esper_agent.rollout.backends import BACKENDS
-from esper_agent.train import TrainConfig
+from esper_agent.runs import TrainConfig
 
 
 def policies() -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from esper_agent.evaluate import Episode, evaluate_named, evaluate_run, held_out_seeds, read_episodes, write_csv
 from esper_agent.policies.baselines import BASELINES
 from esper_agent.recording import Recorder, Recording
-from esper_agent.train import TrainConfig, checkpoint_of, value_unit
+from esper_agent.runs import TrainConfig, checkpoint_of, value_unit
 
 ROWS, PLAYED = "evaluation.csv", "evaluation.json"
 """The files of an evaluation, in the run's folder."""

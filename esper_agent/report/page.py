@@ -26,7 +26,7 @@ from esper_agent.report.health import heads_table, health
 from esper_agent.report.replays import Replay, as_table, data, replays
 from esper_agent.report.results import results_table
 from esper_agent.report.style import colours
-from esper_agent.train import TrainConfig, load_config
+from esper_agent.runs import TrainConfig, load_config
 
 LATEST = 500
 """Episodes of the end of the training that the fate of seeds is counted over."""
@@ -136,7 +136,7 @@ def _watched(
     listed = held_out([*trained.recordings, *others.recordings], recordings)
     listed += trained_on(accounts, training, _places(drawn, recordings))
     note = (
-        "Held-out episodes of the trained policy, which draws its actions, and what the others made of one of the hosts."
+        "Held-out episodes of the trained policy, actions drawn, and what the others made of one of the hosts."
         if trained.recordings
         else "Episodes of the training, actions drawn. Those of esper report tell more: every probability, Q(s, op), "
         "and what the seeds are worth."

@@ -9,7 +9,7 @@ import pytest
 from esper_agent import cli, doctor
 from esper_agent.listing import listing
 from esper_agent.policies.registry import policy_names
-from esper_agent.train import TrainConfig, load_config
+from esper_agent.runs import TrainConfig, load_config
 from esper_env.actions import blueprint_names
 from esper_env.registration import IDS
 from esper_env.tasks import TASKS

@@ -18,8 +18,9 @@ from esper_agent.evaluate import (
     table,
     write_csv,
 )
+from esper_agent.runs import HOST_SEEDS, SELECTION_SEED, TrainConfig
 from esper_agent.spec import EnvSpec
-from esper_agent.train import HOST_SEEDS, SELECTION_SEED, TrainConfig, train
+from esper_agent.train import train
 from esper_env import SeedEnv
 from esper_env.actions import CANONICAL_ACTION
 from esper_env.config import ConfigError
@@ -176,4 +177,5 @@ def test_an_episode_that_is_cut_short_has_no_test_accuracy():
     assert math.isnan(row.committed_test_accuracy)
     assert row.env_steps == 2
     line = table(summarise([row])).splitlines()[-1]
-    assert line.split()[4] == "-" and "nan" not in line  # after the agent, and a mean with its interval
+    assert line.split()[4] == "-"  # after the agent, and a mean with its interval
+    assert "nan" not in line

@@ -17,7 +17,8 @@ from benchmarks.suite.commands import COMMANDS as BENCH_COMMANDS
 from esper_agent import checkpoint, cli
 from esper_agent.failures import cause, exit_code, require_writable
 from esper_agent.rollout.parallel import WorkerError
-from esper_agent.train import TrainConfig, train
+from esper_agent.runs import TrainConfig
+from esper_agent.train import train
 from esper_env.config import ConfigError
 from tests.agent.test_train import UPDATE, esper, flags, quiet, tiny
 

@@ -18,18 +18,8 @@ from esper_agent.loggers import read_metrics
 from esper_agent.policies import registry
 from esper_agent.policies.baselines import Wait
 from esper_agent.report import write_report
-from esper_agent.train import (
-    HOST_SEEDS,
-    SELECTION_SEED,
-    TrainConfig,
-    interruptible,
-    load_config,
-    load_policy,
-    make_policy,
-    progress_line,
-    single_thread,
-    train,
-)
+from esper_agent.runs import HOST_SEEDS, SELECTION_SEED, TrainConfig, load_config, load_policy, make_policy
+from esper_agent.train import interruptible, progress_line, single_thread, train
 from esper_env.config import ConfigError
 
 ENV = {"max_epochs": 4, "training": {"batches_per_epoch": 1, "val_samples": 32}}

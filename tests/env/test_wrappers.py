@@ -33,10 +33,10 @@ def test_every_combination_of_what_matters_has_one_number_and_nothing_else_has()
 
 
 def test_an_observation_that_does_not_tell_what_is_legal_is_refused():
-    with pytest.raises(ConfigError, match="lacks action_mask and slot_by_op.*flat first"):
+    with pytest.raises(ConfigError, match=r"lacks action_mask and slot_by_op.*flat first"):
         FlatDiscrete(FlattenObservation(make()))
     stack = gym.make_vec(ID, num_envs=2, vectorization_mode="vector_entry_point", **OPTIONS)
-    with pytest.raises(ConfigError, match="lacks action_mask and slot_by_op.*flat first"):
+    with pytest.raises(ConfigError, match=r"lacks action_mask and slot_by_op.*flat first"):
         FlatDiscreteVector(gym.wrappers.vector.FlattenObservation(stack))
 
 

@@ -9,8 +9,8 @@ from benchmarks.suite.protocol import ABLATIONS, PROTOCOL
 from benchmarks.suite.runner import Runner
 from esper_agent.config import PPOConfig
 from esper_agent.policies.registry import create_policy
+from esper_agent.runs import TrainConfig, make_policy
 from esper_agent.spec import EnvSpec
-from esper_agent.train import TrainConfig, make_policy
 from esper_env.config import ConfigError
 from tests.agent.observations import observations
 

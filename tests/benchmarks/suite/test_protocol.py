@@ -17,7 +17,7 @@ from benchmarks.suite.protocol import (
 from benchmarks.suite.tuning import GRIDS, TUNING_TRAINING_SEED
 from esper_agent import evaluate
 from esper_agent.metrics import METRICS
-from esper_agent.train import HOST_SEEDS, SELECTION_SEED
+from esper_agent.runs import HOST_SEEDS, SELECTION_SEED
 from esper_env.config import ConfigError
 from esper_env.env import MAX_SEED
 from esper_env.options import resolve

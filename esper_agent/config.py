@@ -58,7 +58,7 @@ class PolicyConfig(Options):
 
 ENTROPY_WEIGHTS = {
     "slot": 1.0,
-    "blueprint": 1.5,
+    "blueprint": 8.0,
     "style": 1.2,
     "tempo": 1.5,
     "alpha_target": 1.2,
@@ -66,6 +66,8 @@ ENTROPY_WEIGHTS = {
     "alpha_curve": 1.3,
     "op": 1.0,
 }
+"""Per head, how much its entropy is worth. Blueprints are often nearly as good as each other, and one would soon be all
+that is planted."""
 
 
 @dataclass(frozen=True)

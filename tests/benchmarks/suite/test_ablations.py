@@ -46,7 +46,7 @@ def differences(config, default):
     ("name", "expected"),
     [
         ("lstm", {}),
-        ("lstm-100k", {}),
+        ("lstm-40k", {}),
         ("lstm-q-op", {"baseline": "q_op"}),
         ("lstm-state", {"baseline": "state"}),
         ("lstm-relevant", {"head_average": "relevant"}),

@@ -60,7 +60,7 @@ def results(tmp_path):
 TABLES = Protocol(
     tuple(
         Contestant(n, "baseline", "")
-        for n in ("wait", "random", "lstm", "lstm-100k", "lstm-128", "lstm-no-feedback", "big")
+        for n in ("wait", "random", "lstm", "lstm-40k", "lstm-128", "lstm-no-feedback", "big")
     ),
     (Entry("wait", "digits"), Entry("lstm", "digits", (0, 1, 2), 200_000), Entry("lstm-128", "digits", (0,), 100_000)),
     (
@@ -144,7 +144,7 @@ def test_the_page_has_every_agent_its_pictures_and_the_notes(results, tmp_path):
         assert drawing.get("aria-label")
     rows = [line for line in text.splitlines() if line.startswith("| `lstm` |")]
     assert "2 × 20" in rows[0]
-    assert "200,000" in rows[0]
+    assert "80,000" in rows[0]
     write_report(results, page, TABLES)
     assert page.read_text() == text
 

@@ -144,7 +144,7 @@ def test_the_page_has_every_agent_its_pictures_and_the_notes(results, tmp_path):
         assert drawing.get("aria-label")
     rows = [line for line in text.splitlines() if line.startswith("| `lstm` |")]
     assert "2 × 20" in rows[0]
-    assert "80,000" in rows[0]
+    assert "200,000" in rows[0]
     write_report(results, page, TABLES)
     assert page.read_text() == text
 

@@ -1,7 +1,7 @@
 """Does the agent learn? The default agent on `digits`, from several seeds, beside the policies that do not learn.
 
 Each run is trained as `esper train --seed S` does, or continued, or taken as it is where it is finished. Its last
-checkpoint plays held-out seeds, by the mode and by drawing. The results go to benchmarks/results/learning.json and
+checkpoint plays held-out seeds, by drawing and by the mode. The results go to benchmarks/results/learning.json and
 the picture to docs/learning.svg.
 
     python -m benchmarks.learning [--runs FOLDER] [--seeds N] [--steps N] [--episodes N] [--json FILE] [--picture FILE]
@@ -28,7 +28,7 @@ from esper_agent.runs import FIXED, TrainConfig, load_config
 from esper_agent.train import train
 
 PICTURE = Path(__file__).parents[1] / "docs" / "learning.svg"
-MODES = {"by the mode": True, "by drawing": False}
+MODES = {"drawn": False, "by the mode": True}
 DRAWN_EVERY = 2
 """Updates per point of the curves that are kept."""
 
@@ -107,14 +107,14 @@ def main() -> None:
     runs = [trained(options.runs, seed, options.steps, options.threads) for seed in range(options.seeds)]
     config, seeds = load_config(runs[0]), held_out_seeds(options.episodes)
     lines = curves(runs)
-    rows, by_mode = [], []
+    rows, drawn = [], []
     for run in runs:
         for mode, deterministic in MODES.items():
             played = evaluate_run(
                 run, config.env_options, seeds, which="last", deterministic=deterministic, threads=options.threads
             )
             rows.append(row(f"{config.policy}, {mode}", played, steps_of(run)))
-            by_mode += played if deterministic else []
+            drawn += [] if deterministic else played
     baselines = evaluate_baselines(config, options.episodes, threads=options.threads).rows
     for name in dict.fromkeys(episode.agent for episode in baselines):
         rows.append(row(name, [episode for episode in baselines if episode.agent == name], 0))
@@ -135,7 +135,7 @@ def main() -> None:
     name = "episode/objective_return"
     learned = [{"training_seed": i, "curve": [[p["steps"], p[name]] for p in line]} for i, line in enumerate(lines)]
     write_json(options.json, "learning", settings, rows + learned)
-    options.picture.write_text(picture(lines, by_mode + baselines, config.policy))
+    options.picture.write_text(picture(lines, drawn + baselines, config.policy))
 
 
 if __name__ == "__main__":

@@ -92,8 +92,9 @@ def update(agent, optimizer, rollout, advantage):
             ratio, gain = (log_prob - part["log_prob"]).exp(), normalised[rows, None]
             surrogate = torch.min(ratio * gain, ratio.clamp(1 - CLIP, 1 + CLIP) * gain)
             mattered = MATTERS[part["action"][:, OP]]
-            per_head = (surrogate * mattered + ENTROPY * entropy).sum(0) / mattered.sum(0).clamp_min(1)
-            loss = -per_head.sum() + 0.5 * (value - target[rows]).pow(2).mean()
+            # A head's sum is divided by all steps: by its own few, rare heads would drown the op.
+            loss = -(surrogate * mattered + ENTROPY * entropy).sum(-1).mean()
+            loss = loss + 0.5 * (value - target[rows]).pow(2).mean()
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(agent.parameters(), 0.5)

@@ -75,16 +75,19 @@ class Figure:
 
 
 def interleave(
-    sides: Mapping[str, Work], rounds: int, clock: Clock = time.process_time
+    sides: Mapping[str, Work], rounds: int, clock: Clock = time.process_time, *, settled: bool = False
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Seconds per unit of work of every side in every round, all sides in turn in each round.
 
     What the machine does beside is thus shared by all sides. Processor time, the default, leaves out what others
-    do with the core. The first round warms up and is not counted.
+    do with the core. The first round warms up and is not counted; when `settled`, each side runs once more before each
+    time it counts, for a core that slept through the other side takes a while to come back.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds + 1):
         for name, work in sides.items():
+            if settled:
+                work()
             begun = clock()
             units = work()
             seconds[name].append((clock() - begun) / units)
@@ -92,10 +95,16 @@ def interleave(
 
 
 def ratio(
-    name: str, sides: Mapping[str, Work], rounds: int, bar: Bar | None = None, clock: Clock = time.process_time
+    name: str,
+    sides: Mapping[str, Work],
+    rounds: int,
+    bar: Bar | None = None,
+    clock: Clock = time.process_time,
+    *,
+    settled: bool = False,
 ) -> Figure:
     """How many times as long the first side takes as the second, per unit of work."""
     slow, fast = sides
-    seconds = interleave(sides, rounds, clock)
+    seconds = interleave(sides, rounds, clock, settled=settled)
     detail = {f"ms {side}": 1e3 * float(np.median(values)) for side, values in seconds.items()}
     return Figure(name, "×", seconds[slow] / seconds[fast], bar, detail)

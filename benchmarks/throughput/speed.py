@@ -126,6 +126,7 @@ def two_threads(rounds: int) -> list[Figure]:
             rounds,
             Bar(1.7),
             clock=time.perf_counter,
+            settled=True,
         )
         for name, make in states.items()
     ]

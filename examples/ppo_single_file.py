@@ -16,7 +16,7 @@ from esper_env import SeedVectorEnv
 from esper_env.actions import CAUSAL_MASK, HEAD_INDEX, Op
 
 GAMMA, LAMBDA, SCALE = 0.995, 0.95, 2.0  # gamma is the environment's; rewards are divided by the scale
-CLIP, ENTROPY, EPOCHS, MINIBATCHES, RATE = 0.2, 0.01, 6, 8, 5e-4
+CLIP, ENTROPY, EPOCHS, MINIBATCHES, RATE = 0.2, 0.02, 4, 8, 5e-4
 MATTERS = torch.from_numpy(CAUSAL_MASK).float()  # [op, head]
 SLOT, OP = HEAD_INDEX["slot"], HEAD_INDEX["op"]
 
@@ -103,8 +103,8 @@ def update(agent, optimizer, rollout, advantage):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--updates", type=int, default=60, help="updates, of one episode per host each")
-    parser.add_argument("--hosts", type=int, default=16, help="hosts in the stack")
+    parser.add_argument("--updates", type=int, default=25, help="updates, of one episode per host each")
+    parser.add_argument("--hosts", type=int, default=32, help="hosts in the stack")
     parser.add_argument("--smoke", action="store_true", help="two small updates, to see that it runs")
     args = parser.parse_args()
     options = {"max_epochs": 5, "training": {"batches_per_epoch": 2, "val_samples": 64}} if args.smoke else {}

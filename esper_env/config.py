@@ -138,8 +138,10 @@ class RewardConfig(Options):
     governor: float = 10.0
     attribution: float = 0.03
     stage: float = 0.1
-    hindsight: float = 0.1
+    hindsight: float = 0.0
+    """Credit for helping another seed; 0.1 is a weight to try. Off, because it moves the best policy."""
     hindsight_cap: float = 0.2
+    """The most that one fossilization earns of it."""
     simplified_cost: float = 0.01
     minimal_prune_cost: float = 0.1
 

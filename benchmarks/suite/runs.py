@@ -15,7 +15,7 @@ import torch
 from benchmarks.reports import machine
 from benchmarks.suite.atomic import write_json
 from benchmarks.suite.playing import Played
-from benchmarks.suite.protocol import Contestant
+from benchmarks.suite.protocol import VERSION, Contestant
 from benchmarks.suite.recordings import key, read_actions, write_actions, write_episodes
 from esper_agent.doctor import version
 from esper_agent.evaluate import Episode, read_episodes
@@ -45,7 +45,7 @@ class Run:
     settings: Mapping[str, Any]
     """The contestant's options, with those that were tuned."""
     num_envs: int = 32
-    version: int = 1
+    version: int = VERSION
 
     @property
     def training(self) -> Path:

@@ -6,6 +6,7 @@ import pytest
 from esper_env.config import RewardConfig
 from esper_env.scaffolding import Ledger, settle
 
+PAYING = RewardConfig(hindsight=0.1)
 SLOTS, EPOCHS = 3, 30
 
 
@@ -42,7 +43,7 @@ def step(ledger, moment, config):
 
 @pytest.mark.parametrize("seed", range(40))
 def test_a_payment_is_the_formula_summed_over_the_epochs_since_the_slot_was_last_empty_or_paid(seed):
-    config = RewardConfig(gamma=0.9)
+    config = RewardConfig(gamma=0.9, hindsight=0.1)
     episode = random_episode(seed)
     ledger = Ledger.start(np.array([20.0]), SLOTS)
     for now, moment in enumerate(episode):
@@ -70,15 +71,15 @@ def test_a_payment_is_the_formula_summed_over_the_epochs_since_the_slot_was_last
 def test_hindsight_is_never_negative_and_never_above_its_cap(seed):
     ledger = Ledger.start(np.array([20.0]), SLOTS)
     for moment in random_episode(seed):
-        assert 0 <= step(ledger, moment, RewardConfig())[0] <= 0.2
+        assert 0 <= step(ledger, moment, PAYING)[0] <= 0.2
 
 
 def test_nothing_is_paid_when_the_committed_score_does_not_pass_its_best():
     help_all = np.where(np.eye(SLOTS, dtype=bool), 0, 50.0)
     none, one = np.zeros(SLOTS, bool), np.arange(SLOTS) == 0
     ledger = Ledger.start(np.array([20.0]), SLOTS)
-    step(ledger, (none, none, 40.0, help_all, np.ones(SLOTS), True), RewardConfig())
-    paid = step(ledger, (one, none, 39.0, help_all, np.ones(SLOTS), True), RewardConfig())
+    step(ledger, (none, none, 40.0, help_all, np.ones(SLOTS), True), PAYING)
+    paid = step(ledger, (one, none, 39.0, help_all, np.ones(SLOTS), True), PAYING)
     assert paid[0] == 0
 
 
@@ -88,9 +89,9 @@ def test_a_scaffold_that_is_gone_by_the_fossilization_still_counts():
     none, first, second = np.zeros(SLOTS, bool), np.arange(SLOTS) == 0, np.arange(SLOTS) == 1
     ledger = Ledger.start(np.array([20.0]), SLOTS)
     nothing = np.zeros((SLOTS, SLOTS))
-    step(ledger, (none, none, 20.0, help_0, np.ones(SLOTS), True), RewardConfig())
-    step(ledger, (none, second, 20.0, nothing, np.ones(SLOTS), True), RewardConfig())
-    paid = step(ledger, (first, none, 30.0, nothing, np.ones(SLOTS), True), RewardConfig())
+    step(ledger, (none, none, 20.0, help_0, np.ones(SLOTS), True), PAYING)
+    step(ledger, (none, second, 20.0, nothing, np.ones(SLOTS), True), PAYING)
+    paid = step(ledger, (first, none, 30.0, nothing, np.ones(SLOTS), True), PAYING)
     assert paid[0] == pytest.approx(0.1 * math.tanh(5.0) * 0.995**2)
 
 
@@ -98,7 +99,7 @@ def test_a_seed_is_not_paid_for_the_epoch_of_its_own_fossilization():
     help_all = np.where(np.eye(SLOTS, dtype=bool), 0, 50.0)
     none, one = np.zeros(SLOTS, bool), np.arange(SLOTS) == 0
     ledger = Ledger.start(np.array([20.0]), SLOTS)
-    assert step(ledger, (one, none, 40.0, help_all, np.ones(SLOTS), True), RewardConfig())[0] == 0
+    assert step(ledger, (one, none, 40.0, help_all, np.ones(SLOTS), True), PAYING)[0] == 0
 
 
 def test_environments_settle_independently_and_a_weight_of_zero_pays_nothing():
@@ -109,7 +110,7 @@ def test_environments_settle_independently_and_a_weight_of_zero_pays_nothing():
     names = ("fossilized", "emptied", "committed", "interaction", "shapley", "measured")
     for now in range(EPOCHS):
         arrays = {name: np.array([e[now][i] for e in episodes]) for i, name in enumerate(names)}
-        together = settle(stack, **arrays, config=RewardConfig())
-        alone = [step(s, e[now], RewardConfig())[0] for s, e in zip(singles, episodes, strict=True)]
+        together = settle(stack, **arrays, config=PAYING)
+        alone = [step(s, e[now], PAYING)[0] for s, e in zip(singles, episodes, strict=True)]
         assert together.tolist() == alone
         assert not settle(free, **arrays, config=RewardConfig(hindsight=0)).any()

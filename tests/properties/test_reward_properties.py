@@ -38,7 +38,7 @@ def timetable(*plans):
 @cache
 def stormy(storm):
     """Random legal play of 16 hosts that lose their weights now and then, half of them in every kind of state."""
-    envs = make(16, max_epochs=24, **STORMS[storm])
+    envs = make(16, max_epochs=24, reward={"hindsight": 0.1}, **STORMS[storm])
     player, rng = Player(envs.config.num_slots, np.random.default_rng(storm)), np.random.default_rng(99)
 
     def lose_weights(simulation, step):
@@ -89,6 +89,8 @@ def test_hindsight_is_paid_only_when_a_fossilization_raises_the_committed_score(
     paid = episodes.terms["hindsight"]
     assert (paid >= 0).all()
     assert (paid <= 0.2).all()
+    if STORMS[storm]["task"] == "digits_capable":  # elsewhere seeds learn too little to help each other
+        assert paid.any()
     assert (paid[episodes.alive & ~earned] == 0).all()
 
 

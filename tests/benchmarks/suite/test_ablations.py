@@ -54,7 +54,7 @@ def differences(config, default):
         ("lstm-no-feedback", {"policy": "benchmarks.suite.ablations:no-feedback"}),
         ("lstm-no-blueprints", {"policy": "benchmarks.suite.ablations:no-blueprints"}),
         ("lstm-128", {"policy_options": {"width": 128}}),
-        ("lstm-no-hindsight", {"env": {"reward": {"hindsight": 0.0}}}),
+        ("lstm-hindsight", {"env": {"reward": {"hindsight": 0.1}}}),
         ("mlp", {"policy": "mlp"}),
         ("lstm-v1", {"policy": "lstm-v1", "baseline": "state"}),
     ],
@@ -63,7 +63,7 @@ def test_a_contestant_differs_from_the_default_agent_in_what_its_name_says_and_n
     assert differences(*config_of(name, tmp_path)) == expected
 
 
-@pytest.mark.parametrize("name", [a.name for a in ABLATIONS] + ["mlp", "lstm-v1", "lstm-no-hindsight"])
+@pytest.mark.parametrize("name", [a.name for a in ABLATIONS] + ["mlp", "lstm-v1", "lstm-hindsight"])
 def test_every_contestant_that_learns_can_be_built(tmp_path, name):
     config, _ = config_of(name, tmp_path)
     json.dumps(config.policy_options)

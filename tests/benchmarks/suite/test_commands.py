@@ -45,7 +45,7 @@ def test_its_help_comes_without_torch():
 def test_status_comes_from_the_command_line():
     code, out, _ = called("bench", "status")
     assert code == 0
-    assert "lstm-no-hindsight on cells" in out
+    assert "lstm-hindsight on cells" in out
     assert "steps left" in out
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.suite import pictures, scaffold
 from benchmarks.suite.atomic import write_json
-from benchmarks.suite.protocol import PROTOCOL, Comparison, Contestant, Entry, Protocol
+from benchmarks.suite.protocol import PROTOCOL, VERSION, Comparison, Contestant, Entry, Protocol
 from benchmarks.suite.recordings import write_actions, write_episodes, write_table
 from benchmarks.suite.report import gather, late_values, missing, outcomes, write_report
 from benchmarks.suite.results import CURVE_COLUMNS, read_agent, read_agents
@@ -29,7 +29,7 @@ def hand_in(results, name, accuracy, *, trainings=(-1,), params=1_000, flops=100
     ]
     write_episodes(results / name / "digits.csv", rows)
     runs = {str(t): {"steps": steps, "share_of_steps": 1.0, "settings": {}, "sessions": []} for t in trainings}
-    write_json(results / name / "agent.json", {"agent": name, "protocol": 1, "runs": {"digits": runs}})
+    write_json(results / name / "agent.json", {"agent": name, "protocol": VERSION, "runs": {"digits": runs}})
     if steps:
         curve = [
             {"training_seed": t, "steps": 100 * k, "episode/objective_return": 2 + k / 10 + t / 5}

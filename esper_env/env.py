@@ -97,7 +97,7 @@ independent heads can not express |
     | op_cost | GERMINATE 0.02, SET_ALPHA_TARGET 0.005, PRUNE 0.005, FOSSILIZE 0.01 |
     | governor | -10 when a lost host had to be rolled back |
     | attribution, stage | shaping: a potential of the whole state, whose discounted sum over an episode is 0 |
-    | hindsight | at a fossilization that really helped, credit for what other seeds gave it; 0 unless it is given a weight |
+    | hindsight | at a fossilization that really helped, credit for what other seeds gave it; weight 0 |
 
     The first six are the objective, `info["objective_reward"]`: report their undiscounted sum. Other modes are
     `objective`, `simplified`, `sparse` and `minimal`; a dict sets weights, and `register_reward` adds a mode.

@@ -198,7 +198,7 @@ def test_scaffolding_is_measured_once_and_again_when_the_actions_are_others(tmp_
     results, page = tmp_path / "results", tmp_path / "results.md"
     rows = [Episode("wait", "cells", -1, 1_000_000, 1.0, 1.0, 17.0, 400, 1.0, 50)]
     write_episodes(results / "wait" / "cells.csv", rows)
-    write_json(results / "wait" / "agent.json", {"agent": "wait", "protocol": 1, "runs": {}})
+    write_json(results / "wait" / "agent.json", {"agent": "wait", "protocol": VERSION, "runs": {}})
     for episodes in (1, 1, 2):
         actions = {(-1, 1_000_000 + i): np.zeros((2, 8), np.int64) for i in range(episodes)}
         write_actions(results / "wait" / "cells.actions.csv.gz", actions)

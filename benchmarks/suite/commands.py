@@ -153,7 +153,7 @@ class Status:
     """Share of the protocol's training steps."""
     runs: Path = Path("runs/bench")
     """Where runs are kept."""
-    speed: float = 90.0
+    speed: float = 60.0
     """Environment steps per second, to tell how long the rest takes."""
 
     def __call__(self) -> int:

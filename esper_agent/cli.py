@@ -85,7 +85,7 @@ class Evaluate:
     episodes: int = 50
     """Episodes per policy, on the same seeds for all of them."""
     deterministic: bool = False
-    """Let the trained policy take its likeliest action rather than draw, as it does in training."""
+    """Take the likeliest actions of the trained policy; otherwise they are drawn, as in training."""
     seed: int = 0
     """Seed of what policies draw."""
     threads: int = 2

@@ -94,7 +94,7 @@ def evaluate(
         agent: name to put into the rows.
         training_seed: seed that the policy was trained with, -1 for one that was not trained.
         deterministic: act by the mode rather than by drawing (policies that do not learn ignore it).
-        seed: of what the policy draws; its own stream is left as it was.
+        seed: of the policy's draws; its own stream is left as it was.
         threads: stacks of hosts run at the same time.
         observer: who watches.
     """
@@ -140,7 +140,7 @@ def evaluate(
             agent=agent,
             task=task,
             training_seed=training_seed,
-            evaluation_seed=seed,
+            evaluation_seed=evaluation_seed,
             objective_return=float(objective[i]),
             shaped_return=float(shaped[i]),
             committed_test_accuracy=float(test_accuracy[i]),
@@ -148,7 +148,7 @@ def evaluate(
             flops=float(final["flops"][i]),
             env_steps=int(steps[i]),
         )
-        for i, seed in enumerate(seeds)
+        for i, evaluation_seed in enumerate(seeds)
     ]
 
 

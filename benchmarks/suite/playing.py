@@ -33,7 +33,7 @@ def play(
     training_seed: int = -1,
     threads: int = 1,
 ) -> Played:
-    """Play one episode per seed, actions drawn as in training, and record every one.
+    """Play one episode per seed, actions drawn as in training, and record the actions.
 
     A host alone runs on other kernels than a stack, with other bits; so a single episode gets a companion, and the
     bits of an episode depend on nothing but its seed and its actions.

@@ -174,7 +174,7 @@ def _planted(accounts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     seeds = [seed for account in accounts for seed in plantings_of_account(account)]
     return {
         "fates": fates_table(seeds),
-        "fates_note": f"Seeds of the last {len(accounts):,} training episodes, actions drawn rather than chosen.",
+        "fates_note": f"Seeds of the last {len(accounts):,} training episodes.",
     }
 
 

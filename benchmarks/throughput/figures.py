@@ -103,7 +103,7 @@ def ratio(
     *,
     settled: bool = False,
 ) -> Figure:
-    """How many times as long the first side takes as the second, per unit of work."""
+    """How many times as long the first side takes as the second, per unit of work, as `interleave` measures it."""
     slow, fast = sides
     seconds = interleave(sides, rounds, clock, settled=settled)
     detail = {f"ms {side}": 1e3 * float(np.median(values)) for side, values in seconds.items()}

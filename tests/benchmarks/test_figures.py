@@ -46,6 +46,23 @@ def test_a_ratio_is_per_unit_of_work():
     assert figure.as_row()["met"]
 
 
+def test_a_side_that_is_to_settle_runs_once_uncounted_before_every_time_it_counts():
+    clock, order = Clock(), []
+
+    def side(name):
+        def work():
+            order.append(name)
+            clock.now += 1.0 if order[-2:] == [name, name] else 5.0  # it comes back slowly from the other's turn
+            return 1
+
+        return work
+
+    figure = ratio("speed", {name: side(name) for name in "ab"}, 2, clock=clock, settled=True)
+    assert order == ["a", "a", "b", "b"] * 3
+    assert (figure.samples == 1.0).all()
+    assert figure.detail == {"ms a": 1000.0, "ms b": 1000.0}
+
+
 def test_a_bar_may_be_a_floor_or_a_ceiling():
     assert Bar(2).met(2.0)
     assert not Bar(2).met(1.9)

@@ -23,7 +23,7 @@ def evaluate(agent, hosts, options):
     envs.seed(1_000_000)
     observation, earned, infos, dones = envs.reset(), np.zeros(hosts), [], np.zeros(hosts, bool)
     while not dones.any():
-        actions, _ = agent.predict(observation, action_masks=get_action_masks(envs), deterministic=True)
+        actions, _ = agent.predict(observation, action_masks=get_action_masks(envs))
         observation, _, dones, infos = envs.step(actions)
         earned += [info["objective_reward"] for info in infos]
     return earned, np.array([info["test_accuracy"] for info in infos])

@@ -33,7 +33,7 @@ def main():
     observation, info = env.reset(seed=1_000_000)
     done, refused = False, 0
     while not done:
-        number, _ = agent.predict(observation, action_masks=env.action_masks(), deterministic=True)
+        number, _ = agent.predict(observation, action_masks=env.action_masks())
         observation, _, terminated, truncated, info = env.step(number)
         refused += not info["action_executed"]
         done = terminated or truncated

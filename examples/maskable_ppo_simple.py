@@ -29,7 +29,7 @@ def main():
     observation, info = env.reset(seed=1_000_000)
     done, earned = False, 0.0
     while not done:
-        action, _ = agent.predict(observation, action_masks=env.unwrapped.action_masks(), deterministic=True)
+        action, _ = agent.predict(observation, action_masks=env.unwrapped.action_masks())
         observation, _, terminated, truncated, info = env.step(action)
         earned += info["objective_reward"]
         done = terminated or truncated

@@ -47,7 +47,8 @@ class Adviser:
         with set_exploration_type(ExplorationType.DETERMINISTIC):
             acted = self._policy(td)
         self._state = acted
-        advice = f"{self._name} would {words(acted['action'][0].tolist(), self._spec.num_slots)}"
+        would = "would" if judgement is None else "would most likely"  # it draws
+        advice = f"{self._name} {would} {words(acted['action'][0].tolist(), self._spec.num_slots)}"
         lines = wrap(advice, WIDTH, initial_indent=LABEL, subsequent_indent=" " * len(LABEL))
         return lines if judgement is None else [*lines, *self._reasons(judgement)]
 

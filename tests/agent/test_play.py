@@ -185,6 +185,7 @@ def test_a_trained_policy_gives_its_reasons_and_remembers(says, trained):
     _, out, _ = says("3", "q", words=("--advice", str(trained)), options=ENV)
     reasons = [line for line in out.splitlines() if "% Q " in line]
     assert len(reasons) == 2
+    assert f"advice    {trained.name} would most likely " in out
     for line in reasons:
         assert sum(int(share) for share in line.replace("%", " ").split() if share.isdigit()) in range(98, 103)
     env = gym.make("esper_env:Esper-Seed-v0", **ENV)

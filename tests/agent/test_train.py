@@ -18,7 +18,7 @@ from esper_agent.loggers import read_metrics
 from esper_agent.policies import registry
 from esper_agent.policies.baselines import Wait
 from esper_agent.report import write_report
-from esper_agent.runs import HOST_SEEDS, SELECTION_SEED, TrainConfig, load_config, load_policy, make_policy
+from esper_agent.runs import TrainConfig, load_config
 from esper_agent.train import interruptible, progress_line, single_thread, train
 from esper_env.config import ConfigError
 
@@ -265,27 +265,6 @@ def test_the_best_policy_is_the_one_that_scored_best_on_the_selection_seeds(tmp_
     assert best["best"] == max(scores.values())
 
 
-def test_a_policy_is_loaded_as_it_was_saved(trained):
-    policy, config = load_policy(trained, "last")
-    assert same(dict(policy.state_dict()), dict(last(trained)["policy"]))
-    assert config == tiny(trained)
-    with pytest.raises(ConfigError, match="Did you mean 'last'"):
-        load_policy(trained, "lasst")
-
-
-def test_without_an_evaluation_the_last_policy_is_the_best(tmp_path):
-    train(tiny(tmp_path, steps=UPDATE, evaluation_episodes=0), show=quiet)
-    assert not (tmp_path / "checkpoints" / checkpoint.BEST).exists()
-    load_policy(tmp_path)
-
-
-def test_a_policy_is_trained_with_the_critic_that_it_comes_with(tmp_path):
-    policy, _ = make_policy(tiny(tmp_path, policy="lstm-v1", policy_options={}))
-    assert sum(parameter.numel() for parameter in policy.parameters()) == 225_698
-    policy, _ = make_policy(tiny(tmp_path, policy="lstm-v1", policy_options={}, ppo=PPOConfig(baseline="q_op")))
-    assert policy.network.judges_ops
-
-
 def test_a_policy_of_ones_own_that_does_not_learn_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(registry._FACTORIES, "patient", lambda spec, *, generator: Wait(spec, generator=generator))
     with pytest.raises(ConfigError, match="'patient' does not learn"):
@@ -310,23 +289,6 @@ def test_a_configuration_that_cannot_work_is_refused_before_anything_is_written(
         train(tiny(tmp_path / "run", **changes), show=quiet)
     assert reason in str(refusal.value)
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"loggers": ("tensorbord",)}, "Did you mean 'tensorboard'"),
-        ({"env": {"task": "shapes"}}, "Give task as an argument of its own"),
-        ({"env": {"threads": 2}}, "Give threads as an argument of its own"),
-        ({"env": {"render_mode": "ansi"}}, "leave render_mode out of env"),
-        ({"steps": 0}, "steps must be at least 1"),
-        ({"seed": 900}, "seed must be between 0 and 899"),
-        ({"seed": 899, "num_envs": 1001}, "num_envs must be at most 1000"),
-    ],
-)
-def test_values_that_make_no_sense_are_refused_at_once(changes, reason):
-    with pytest.raises(ConfigError, match=reason):
-        TrainConfig(**changes)
 
 
 def test_a_run_is_continued_but_never_overwritten(trained):
@@ -403,19 +365,6 @@ def test_hosts_may_be_stacked_and_cut_short_as_the_vector_environment_lets_them(
 def test_there_must_be_something_to_resume(tmp_path):
     with pytest.raises(ConfigError, match="no checkpoint to resume from"):
         train(tiny(tmp_path), resume=True, show=quiet)
-    with pytest.raises(ConfigError, match="There is no run in"):
-        load_config(tmp_path / "nowhere")
-
-
-def test_a_configuration_survives_its_file(tmp_path):
-    config = tiny(tmp_path, ppo=PPOConfig(clip=0.1), loggers=("tensorboard",), steps=UPDATE)
-    train(config, show=quiet)
-    assert load_config(tmp_path) == config
-
-
-def test_training_seeds_stay_below_those_that_choose_the_best():
-    config = TrainConfig(seed=899, num_envs=1000)
-    assert config.seed * HOST_SEEDS + config.num_envs <= SELECTION_SEED
 
 
 def test_torch_gets_its_threads_back():

@@ -1,0 +1,64 @@
+import pytest
+
+from esper_agent import checkpoint
+from esper_agent.config import PPOConfig
+from esper_agent.runs import HOST_SEEDS, SELECTION_SEED, TrainConfig, load_config, load_policy, make_policy
+from esper_agent.train import train
+from esper_env.config import ConfigError
+from tests.agent.test_train import UPDATE, last, quiet, same, tiny
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"loggers": ("tensorbord",)}, "Did you mean 'tensorboard'"),
+        ({"env": {"task": "shapes"}}, "Give task as an argument of its own"),
+        ({"env": {"threads": 2}}, "Give threads as an argument of its own"),
+        ({"env": {"render_mode": "ansi"}}, "leave render_mode out of env"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"seed": 900}, "seed must be between 0 and 899"),
+        ({"seed": 899, "num_envs": 1001}, "num_envs must be at most 1000"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused_at_once(changes, reason):
+    with pytest.raises(ConfigError, match=reason):
+        TrainConfig(**changes)
+
+
+def test_training_seeds_stay_below_those_that_choose_the_best():
+    config = TrainConfig(seed=899, num_envs=1000)
+    assert config.seed * HOST_SEEDS + config.num_envs <= SELECTION_SEED
+
+
+def test_a_policy_is_trained_with_the_critic_that_it_comes_with(tmp_path):
+    policy, _ = make_policy(tiny(tmp_path, policy="lstm-v1", policy_options={}))
+    assert sum(parameter.numel() for parameter in policy.parameters()) == 225_698
+    policy, _ = make_policy(tiny(tmp_path, policy="lstm-v1", policy_options={}, ppo=PPOConfig(baseline="q_op")))
+    assert policy.network.judges_ops
+
+
+def test_a_configuration_survives_its_file(tmp_path):
+    config = tiny(tmp_path, ppo=PPOConfig(clip=0.1), loggers=("tensorboard",), steps=UPDATE)
+    train(config, show=quiet)
+    assert load_config(tmp_path) == config
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"There is no run in .*nowhere"):
+        load_config(tmp_path / "nowhere")
+
+
+def test_a_policy_is_loaded_as_it_was_saved(tmp_path):
+    trained = tmp_path / "trained"
+    train(tiny(trained), show=quiet)
+    policy, config = load_policy(trained, "last")
+    assert same(dict(policy.state_dict()), dict(last(trained)["policy"]))
+    assert config == tiny(trained)
+    with pytest.raises(ConfigError, match="Did you mean 'last'"):
+        load_policy(trained, "lasst")
+
+
+def test_without_an_evaluation_the_last_policy_is_the_best(tmp_path):
+    train(tiny(tmp_path, steps=UPDATE, evaluation_episodes=0), show=quiet)
+    assert not (tmp_path / "checkpoints" / checkpoint.BEST).exists()
+    load_policy(tmp_path)

@@ -1,6 +1,7 @@
 """What holds for the repository as a whole: who imports whom, what is documented, and that the README runs."""
 
 import ast
+import codeop
 import re
 import subprocess
 import sys
@@ -163,6 +164,18 @@ def test_the_readme_runs():
     )
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"\d+ % of the test digits, with \d seeds made permanent\n", done.stdout)
+
+
+def test_what_the_readme_tells_to_type_fits_a_prompt_where_an_empty_line_ends_a_loop():
+    blocks = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    typed = [block for block in blocks if "def " not in block]  # a definition goes into a file
+    assert any("for " in block for block in typed)
+    for block in typed:
+        statement = ""
+        for line in block.splitlines():
+            statement += f"{line}\n"
+            if codeop.compile_command(statement.removesuffix("\n")):
+                statement = ""
 
 
 def test_the_readme_names_every_id_task_head_and_op():

@@ -41,7 +41,7 @@ core:
 # By themselves: Ray's servers give up where other tests keep all cores busy.
 ray: .venv/installed
 	$(PIP) --editable '.[all,ray]'
-	$(BIN)/python -m pytest tests/agent/test_rollout_remote.py
+	$(BIN)/python -m pytest tests/agent/test_rollout_remote.py tests/examples -k "rollout_remote or ray_cluster"
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.throughput

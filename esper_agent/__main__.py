@@ -9,6 +9,8 @@ from esper_agent.exits import FAILURE, INTERRUPTED
 
 def main() -> int:
     """Run the command line; the exit code."""
+    if not sys.flags.safe_path:
+        sys.path.append("")  # a policy of one's own is in the current folder, where `python -m` looks anyway
     try:  # importing takes a second, in which Ctrl-C is as likely as in any other
         from esper_agent.cli import run
     except KeyboardInterrupt:

@@ -83,7 +83,8 @@ def _import(module: str) -> None:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise
         raise ConfigError(
-            f"There is no module {module!r} to register a policy: Python looks in the folders of PYTHONPATH."
+            f"There is no module {module!r} to register a policy: Python looks in the folders of PYTHONPATH, and the "
+            "command esper in the current one as well."
         ) from error
 
 

@@ -56,6 +56,31 @@ def test_help_comes_without_torch():
         assert result.stdout.splitlines()[-1] == "False", result.stderr
 
 
+CONSOLE = """
+import sys
+from esper_agent.__main__ import main
+sys.exit(main())
+"""
+"""What an installer makes of the entry point; Python looks beside this file for modules, not in the current folder."""
+
+OWN = """
+from esper_agent import register_policy
+from esper_agent.policies.baselines import Wait
+register_policy("patient", lambda spec, *, generator: Wait(spec, generator=generator))
+"""
+
+
+def test_the_command_finds_a_policy_of_ones_own_in_the_current_folder(tmp_path):
+    for name, text in (("programs/esper.py", CONSOLE), ("here/own_policies.py", OWN)):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+    words = ["--policy", "own_policies:patient", "--episodes", "1", "--env", json.dumps(tiny("").env)]
+    command = [sys.executable, tmp_path / "programs" / "esper.py", "evaluate", *words]
+    done = subprocess.run(command, cwd=tmp_path / "here", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("own_policies:patient ")
+
+
 def test_flags_become_a_configuration(run):
     assert load_config(run) == tiny(run)
     command = cli._parse(["train", "--ppo.gamma", "0.9", "--loggers", "tensorboard", "--rollout-steps", "7"])

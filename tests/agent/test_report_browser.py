@@ -75,6 +75,11 @@ def test_it_opens_from_a_file_without_a_word_and_asks_for_nothing_else(page, pat
     assert page.value("document.querySelectorAll('#timeline svg, #reward svg').length") == 2
 
 
+def test_a_page_is_small_enough_to_send_to_somebody(path):
+    """Five megabytes for episodes of 50 epochs, and as much less as these are shorter."""
+    assert path.stat().st_size < 5_000_000 * EPOCHS / 50
+
+
 def test_the_scrubber_goes_through_the_epochs_by_keyboard(page, data):
     said = data["replays"][0]["said"]
     focus(page, "epoch")

@@ -239,12 +239,11 @@ def _note(folder: Path, name: str) -> str:
 
 
 def _claims(fields: Mapping[str, Field], protocol: Protocol) -> str:
-    rows, waiting = [], dict[str, None]()
+    rows, waiting = [], dict[tuple[str, str], dict[str, None]]()
     for outcome in outcomes(fields, protocol):
         if outcome.ours is None:
-            waiting[
-                f"{outcome.comparison.claim} (`{outcome.comparison.agent}` / `{outcome.other}`, {outcome.task})"
-            ] = None
+            others = waiting.setdefault((outcome.comparison.claim, outcome.task), {})
+            others[f"`{outcome.other}`"] = None
             continue
         low_high = outcome.probability
         chance = f"{low_high.value:.2f} [{low_high.low:.2f}, {low_high.high:.2f}]" if low_high else ""
@@ -262,7 +261,8 @@ def _claims(fields: Mapping[str, Field], protocol: Protocol) -> str:
             ]
         )
     head = ["claim", "agent / other", "task", "quantity", "agent", "other", "P(agent > other)", "goal", "outcome"]
-    later = f"\n\nNot run yet: {'; '.join(waiting)}." if waiting else ""
+    left = [f"- {claim}: {', '.join(others)} on {task}" for (claim, task), others in waiting.items()]
+    later = "\n\nNot compared yet:\n\n" + "\n".join(left) if waiting else ""
     return (
         "## What became of the claims\n\n"
         + (markdown(head, rows) if rows else "Nothing has been compared yet.")

@@ -6,9 +6,12 @@ from tensordict import TensorDict
 from esper_agent import create_policy
 from esper_agent.evaluate import evaluate, evaluate_named, held_out_seeds
 from esper_agent.policies.baselines import BASELINES
+from esper_agent.spec import EnvSpec
 from esper_env import SeedEnv, SeedVectorEnv
 from esper_env.actions import CANONICAL_ACTION, HEAD_INDEX, Op, Style, blueprint_names
 from esper_env.config import ConfigError
+from esper_env.observation import BASE_FEATURES, SLOT_FEATURES
+from tests.agent.observations import mask_tensors
 from tests.conftest import BRIEF, HASTY
 
 OPTIONS = {"task": "digits", "max_epochs": 24, "training": BRIEF, "lifecycle": HASTY}
@@ -83,6 +86,68 @@ def test_the_schedule_fills_every_slot_with_its_blueprint_and_fossilizes_it():
 def test_a_schedule_of_things_that_do_not_exist_is_refused(options, reason):
     with pytest.raises(ConfigError, match=reason):
         create_policy("schedule", SeedEnv(**OPTIONS), **options)
+
+
+def seen(op=None, stage=None, contribution=0.0, age=0, **host):
+    """What a lone host shows: a seed in slot 1 perhaps, for which `op` is legal, or room for one in slots 1 and 2."""
+    legal = np.zeros((1, len(Op), 3), bool)
+    legal[0, Op.WAIT] = True
+    legal[0, Op.GERMINATE, 2 if stage else slice(1, 3)] = True
+    if op is not None:
+        legal[0, op, 1] = True
+    values = {"contribution": contribution, "epochs_in_stage": age, f"stage_{stage}": 1.0}
+    slots = np.zeros((3, len(SLOT_FEATURES)), np.float32)
+    slots[1] = [values.get(feature.name, 0.0) / feature.unit for feature in SLOT_FEATURES]
+    base = np.array([host.get(feature.name, 0.0) / feature.unit for feature in BASE_FEATURES], np.float32)
+    td = TensorDict(mask_tensors(legal, len(blueprint_names())), [1])
+    td["features"] = torch.from_numpy(np.concatenate([base, slots.ravel()]))[None]
+    return td
+
+
+def chosen(*steps):
+    """Op, slot and blueprint of the heuristic's last action, having seen these steps of an episode."""
+    policy = create_policy("heuristic", EnvSpec())
+    for number, td in enumerate(steps):
+        td["is_init"] = torch.tensor([[number == 0]])
+        action = policy(td)["action"][0]
+    return Op(int(head(action, "op"))), int(head(action, "slot")), int(head(action, "blueprint"))
+
+
+SETTLED = {"host_stabilized": 1}
+
+
+@pytest.mark.parametrize(
+    ("observed", "op"),
+    [
+        ([seen(**SETTLED)], Op.GERMINATE),
+        ([seen(plateau=3)] * 5, Op.WAIT),
+        ([seen(plateau=3)] * 6, Op.GERMINATE),
+        ([seen(plateau=2)] * 6, Op.WAIT),
+        *(([seen(stage=stage, **SETTLED)], Op.WAIT) for stage in ("germinated", "training", "blending")),
+        ([seen(stage="holding", **SETTLED)], Op.GERMINATE),
+        ([seen(Op.ADVANCE, "training")], Op.ADVANCE),
+        ([seen(Op.PRUNE, "blending", -2.1, age=5)], Op.PRUNE),
+        ([seen(Op.PRUNE, "blending", -1.9, age=5)], Op.WAIT),
+        ([seen(Op.PRUNE, "blending", -2.1, age=4)], Op.WAIT),
+        ([seen(Op.PRUNE, "training", -2.1, age=5)], Op.WAIT),
+        ([seen(Op.FOSSILIZE, "holding", 0.6)], Op.FOSSILIZE),
+        ([seen(Op.FOSSILIZE, "holding", 0.4)], Op.WAIT),
+        ([seen(Op.PRUNE, "holding", 0.4, age=5)], Op.PRUNE),
+        ([seen(Op.PRUNE, "holding", 0.4, age=4)], Op.WAIT),
+        ([seen(Op.PRUNE, "holding", 0.6, age=5)], Op.WAIT),
+    ],
+)
+def test_the_heuristic_follows_its_rules(observed, op):
+    took, slot, _ = chosen(*(td.clone() for td in observed))
+    assert took == op
+    if op not in (Op.WAIT, Op.GERMINATE):
+        assert slot == 1
+
+
+def test_the_heuristic_plants_in_the_first_free_slot_and_each_time_another_blueprint():
+    took = [chosen(*(seen(**SETTLED) for _ in range(steps))) for steps in range(1, 15)]
+    plantable = list(range(1, len(blueprint_names())))
+    assert took == [(Op.GERMINATE, 1, (plantable * 2)[i]) for i in range(14)]
 
 
 @pytest.mark.slow

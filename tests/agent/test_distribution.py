@@ -187,11 +187,15 @@ def test_extreme_logits_never_make_an_illegal_choice_or_a_gradient_that_is_not_f
 
 
 def test_bfloat16_logits_give_float32_log_probabilities_and_entropies():
-    distribution = full_case({Op.GERMINATE: [0, 1, 2]}, logits=torch.randn(1, 41).bfloat16())
-    action = distribution.sample()
-    for tensor in (distribution.log_prob(action), distribution.head_entropy(action), distribution.entropy()):
-        assert tensor.dtype == torch.float32
+    logits = torch.randn(1, 41).bfloat16()
+    coarse, fine = (full_case({Op.GERMINATE: [0, 1, 2]}, logits=x) for x in (logits, logits.float()))
+    action = coarse.sample()
     assert action.dtype == torch.int64
+    for name, arguments in (("log_prob", (action,)), ("head_entropy", (action,)), ("entropy", ())):
+        got = getattr(coarse, name)(*arguments)
+        assert got.dtype == torch.float32
+        # A type can be had by rounding first and converting then; the digits cannot.
+        assert torch.equal(got, getattr(fine, name)(*arguments))
 
 
 @pytest.mark.parametrize("head", ["tempo", "blueprint", "op"])

@@ -1,3 +1,5 @@
+from functools import partial
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -106,8 +108,11 @@ def test_weights_are_initialised_as_designed():
     first = network.encoder[0].weight
     torch.testing.assert_close(first.T @ first, 2 * torch.eye(124), atol=1e-4, rtol=0)
     for head in network.heads.values():
-        last = head[-1].weight
+        *inner, last = (layer.weight for layer in head if isinstance(layer, torch.nn.Linear))
         torch.testing.assert_close(last @ last.T, 1e-4 * torch.eye(len(last)), atol=1e-7, rtol=0)
+        for weight in (*inner, network.critic.first.weight):
+            torch.testing.assert_close(weight @ weight.T, 2 * torch.eye(len(weight)), atol=1e-4, rtol=0)
+    assert not any(module.bias.any() for module in network.modules() if isinstance(module, torch.nn.Linear))
     assert network.critic.last.weight.norm().item() == pytest.approx(1, abs=1e-5)
     lstm = network.memory.lstm
     for gate in (*lstm.weight_ih_l0.chunk(4), *lstm.weight_hh_l0.chunk(4)):
@@ -115,6 +120,15 @@ def test_weights_are_initialised_as_designed():
     biases = (lstm.bias_ih_l0 + lstm.bias_hh_l0).chunk(4)
     assert [b.mean().item() for b in biases] == [0, 1, 0, 0]
     assert network.embedding.weight.std().item() == pytest.approx(0.02, rel=0.5)
+
+
+def test_an_empty_slot_has_an_embedding_of_its_own():
+    network = create_policy("mlp", EnvSpec(), seed=0, **SMALL).network
+    obs = observations(2)
+    obs["blueprint_index"][:] = torch.tensor([[-1, 0, 5], [0, 0, 5]])
+    network(obs["features"], obs["blueprint_index"], torch.ones(2, dtype=torch.bool))[1][0].sum().backward()
+    assert network.embedding.weight.grad.any(-1).nonzero().flatten().tolist() == [0, 5, 13]
+    assert obs["blueprint_index"][0].tolist() == [-1, 0, 5]
 
 
 def test_a_seed_decides_weights_and_actions_and_the_global_stream_is_left_alone():
@@ -220,6 +234,19 @@ def test_the_step_compiles_without_a_graph_break():
         state = (torch.zeros(n, 1, 32), torch.zeros(n, 1, 32))
         for got, expected in zip(compiled(*args, *state)[:2], network(*args, *state)[:2], strict=True):
             torch.testing.assert_close(got, expected)
+
+
+def test_a_compiled_policy_acts_as_an_uncompiled_one_in_batches_of_any_size(monkeypatch):
+    # Without the code generator, which needs a C++ compiler and a minute.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    plain, compiled = (
+        create_policy("lstm", EnvSpec(), seed=0, python_lstm=True, compile=flag, **SMALL) for flag in (False, True)
+    )
+    assert compiled.network._compiled_call_impl is not None
+    for envs, steps in ((2, 3), (5, 1)):
+        expected, got = (rollout(policy, envs, steps) for policy in (plain, compiled))
+        assert torch.equal(got["action"], expected["action"])
+        torch.testing.assert_close(got["state_value"], expected["state_value"])
 
 
 def test_a_compiled_policy_keeps_its_parameter_names():

@@ -107,6 +107,7 @@ def test_drawing_differs_from_choosing_and_repeats_with_its_seed(run):
     chosen = evaluate_run(run, OPTIONS, SEEDS, deterministic=True)
     drawn = [evaluate_run(run, OPTIONS, SEEDS, seed=seed) for seed in (1, 1, 2)]
     assert chosen != drawn[0] == drawn[1] != drawn[2]
+    assert chosen == evaluate_run(run, OPTIONS, SEEDS, deterministic=True, seed=1)
 
 
 def test_evaluating_leaves_the_draws_of_a_training_alone(run):

@@ -56,6 +56,15 @@ def test_with_unchanged_weights_all_ratios_are_one_and_values_the_same(name):
     torch.testing.assert_close(judgement.action_value(rollout["action"]), rollout["state_action_value"])
 
 
+def test_a_run_in_bfloat16_keeps_log_probabilities_values_and_memory_in_float32():
+    _, rollouts = start(options={**SMALL, "autocast": True})
+    rollout = rollouts.collect()
+    for key in ("action_log_prob", "state_value", "state_action_value", "recurrent_state_h", "recurrent_state_c"):
+        assert rollout[key].dtype == torch.float32
+    log_prob = rollout["action_log_prob"]
+    assert (log_prob != log_prob.bfloat16()).any()
+
+
 def test_without_the_primer_a_policy_with_memory_refuses_to_act():
     policy, _ = start()
     with pytest.raises(KeyError, match="make_tensordict_primer"):

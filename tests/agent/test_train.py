@@ -123,6 +123,8 @@ def trained(tmp_path_factory):
         # Rollouts end in the middle of episodes, and every normalizer is at work.
         {"rollout_steps": 6, "policy_options": {**NARROW, "normalize_observations": True}},
         {"policy": "mlp", "ppo": PPOConfig(baseline="state")},
+        # Two stacks of hosts at the same time, and a network that rounds.
+        {"threads": 2, "env": {**ENV, "chunk": 2}, "policy_options": {**NARROW, "autocast": True}},
     ],
 )
 def test_a_run_resumed_in_another_process_equals_one_in_one_go_bit_for_bit(tmp_path, options):

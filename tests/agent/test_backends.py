@@ -1,5 +1,7 @@
 """The backends with other processes: they play as the batched one does, and fail with a reason and without orphans."""
 
+import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
@@ -38,19 +40,36 @@ def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def worker(num_envs, *, word, step, start=None, **options):
-    """A worker whose start or steps, if it is the second one, are replaced."""
+def worker(num_envs, *, word, step, start=None, healthy=0, **options):
+    """A worker whose start, or whose steps after so many healthy ones, are replaced if it is the second one."""
     second = word.endswith("worker-1.txt")
     if start is not None and second:
         start()
     env = WorkerEnv(num_envs, word=word, **options)
     if step is not None and second:
-        env._vector.step = step
+        steps = itertools.chain(itertools.repeat(env._vector.step, healthy), itertools.repeat(step))
+        env._vector.step = lambda actions: next(steps)(actions)
     return env
 
 
 def parallel(step=None, **options):
     return ParallelRollouts(small_policy(), num_envs=4, steps=6, seed=3, make_env=worker, step=step, **BRIEF | options)
+
+
+@contextlib.contextmanager
+def at_most(seconds):
+    """Fail where the block takes longer; what fails is no `Exception`, which the block might catch."""
+
+    def late(*_):
+        pytest.fail(f"not over after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def no_workers_left():
@@ -88,16 +107,24 @@ def test_a_killed_worker_is_named():
     rollouts = parallel()
     rollouts.collect()
     os.kill(rollouts._pids[1], signal.SIGKILL)
-    with pytest.raises(WorkerError, match=r"Worker 1 \(hosts 2 to 3, process \d+\) died: killed by SIGKILL"):
+    with at_most(10), pytest.raises(WorkerError, match=r"Worker 1 \(hosts 2 to 3, .*\) died: killed by SIGKILL"):
         rollouts.collect()
     assert no_workers_left()
     rollouts.close()
 
 
 @pytest.mark.slow
-def test_a_worker_that_raises_is_named_with_its_message():
-    rollouts = parallel(fall_ill)
-    with pytest.raises(WorkerError, match=r"(?s)Worker 1 .* raised an error:.*FloatingPointError: the second worker"):
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (die, "died: killed by SIGKILL"),
+        (fall_ill, "(?s:raised an error:.*FloatingPointError: the second worker is ill)"),
+    ],
+)
+def test_a_worker_that_fails_in_a_step_is_named_with_its_reason_within_ten_seconds(failure, reason):
+    rollouts = parallel(failure, healthy=6)
+    rollouts.collect()
+    with at_most(10), pytest.raises(WorkerError, match=rf"Worker 1 \(hosts 2 to 3, process \d+\) {reason}"):
         rollouts.collect()
     assert no_workers_left()
 

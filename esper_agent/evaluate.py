@@ -110,7 +110,7 @@ def evaluate(
     final = dict.fromkeys(("test_accuracy", "host_params", "seed_params", "flops"), np.zeros(count))
     with (
         single_thread(),
-        drawing(policy, seed),
+        drawing(policy, torch.Generator(device).manual_seed(seed)),
         set_exploration_type(mode),
         closing(SeedVectorEnv(count, threads=min(threads, count), **env_options)) as env,
     ):
@@ -153,11 +153,10 @@ def evaluate(
 
 
 @contextmanager
-def drawing(policy: TensorDictModuleBase, seed: int) -> Iterator[None]:
-    """Let a policy draw from a stream that begins with `seed`, and give it its own back."""
+def drawing(policy: TensorDictModuleBase, generator: torch.Generator) -> Iterator[None]:
+    """Let a policy draw from this generator, and give it its own back."""
     own = getattr(policy, "generator", None)
-    device = next((parameter.device for parameter in policy.parameters()), torch.device("cpu"))
-    policy.generator = torch.Generator(device).manual_seed(seed)
+    policy.generator = generator
     try:
         yield
     finally:

@@ -139,7 +139,7 @@ class RewardConfig(Options):
     attribution: float = 0.03
     stage: float = 0.1
     hindsight: float = 0.0
-    """Credit for helping another seed; 0.1 is a weight to try. Off, because it moves the best policy."""
+    """Credit for helping another seed; 0.1 is a weight to try. Off, because it is no potential."""
     hindsight_cap: float = 0.2
     """The most that one fossilization earns of it."""
     simplified_cost: float = 0.01

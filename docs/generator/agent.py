@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from docs.generator.markdown import code, first_line, options, table
-from esper_agent import cli, listing
+from esper_agent import listing
+from esper_agent.commands import COMMANDS, Train
 from esper_agent.config import PolicyConfig, PPOConfig
 from esper_agent.rollout.backends import BACKENDS
 from esper_agent.runs import TrainConfig
@@ -21,7 +22,7 @@ def backends() -> str:
 
 def commands() -> str:
     """The commands of `esper`."""
-    kinds = {"train": cli.Train, **cli.COMMANDS}
+    kinds = {"train": Train, **COMMANDS}
     return table(("Command", "What it does"), ((code(f"esper {n}"), first_line(k)) for n, k in kinds.items()))
 
 

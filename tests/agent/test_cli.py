@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from esper_agent import cli, doctor
+from esper_agent import cli, commands, doctor
 from esper_agent.listing import listing
 from esper_agent.policies.registry import policy_names
 from esper_agent.runs import TrainConfig, load_config
@@ -92,7 +92,14 @@ def test_flags_become_a_configuration(run):
     ("words", "said"),
     [
         (("trian",), "train"),
-        (("train", "--stps", "3"), "--steps"),
+        (
+            ("train", "--stps", "3"),
+            "Unknown flag --stps. Did you mean --steps? To see",
+        ),
+        (("train", "--ppo.clp=3"), "Did you mean --ppo.clip?"),
+        (("train", "--num_env", "3"), "Did you mean --num-envs?"),
+        (("doctor", "--nothing-like-it"), "Unknown flag --nothing-like-it. To see what there is: esper doctor"),
+        (("bench", "status", "extra"), "Nothing is expected where 'extra' stands."),
         (("train", "--steps", "many"), "many"),
         (("train", "--env", "[1]"), "JSON object"),
         (("train", "--env", "{"), "JSON"),
@@ -144,7 +151,7 @@ def test_an_error_that_is_not_ours_is_named_by_its_type(capsys, monkeypatch):
     def fail(self):
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(cli.Doctor, "__call__", fail)
+    monkeypatch.setattr(commands.Doctor, "__call__", fail)
     assert cli.run(["doctor"]) == 1
     assert capsys.readouterr().err == "error: ZeroDivisionError: division by zero (--debug shows where)\n"
 

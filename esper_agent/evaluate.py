@@ -21,10 +21,10 @@ from esper_agent.policies.actor_critic import ActorCritic
 from esper_agent.policies.registry import create_policy
 from esper_agent.runs import load_policy
 from esper_agent.spec import EnvSpec
-from esper_agent.train import single_thread
 from esper_env.arrays import Bools
 from esper_env.config import ConfigError
 from esper_env.tasks import read_files
+from esper_env.threads import one_thread
 from esper_env.vector_env import SeedVectorEnv
 
 HELD_OUT_SEED = 1_000_000
@@ -109,7 +109,7 @@ def evaluate(
     objective, shaped = np.zeros(count), np.zeros(count)
     final = dict.fromkeys(("test_accuracy", "host_params", "seed_params", "flops"), np.zeros(count))
     with (
-        single_thread(),
+        one_thread(),
         drawing(policy, torch.Generator(device).manual_seed(seed)),
         set_exploration_type(mode),
         closing(SeedVectorEnv(count, threads=min(threads, count), **env_options)) as env,

@@ -17,10 +17,10 @@ from tensordict import TensorDict
 from esper_agent.loggers import EpisodesFile
 from esper_agent.play_advice import Adviser, find_adviser
 from esper_agent.play_menu import Menu, RefusalError
-from esper_agent.train import single_thread
 from esper_env.actions import CANONICAL_ACTION
 from esper_env.env import SeedEnv
 from esper_env.render.screen import CLEAR
+from esper_env.threads import one_thread
 from esper_env.waiting import waiting_twin
 
 WELCOME = """\
@@ -180,7 +180,7 @@ def play(game: Game, save: Path | None = None) -> bool:
     """
     with suppress(ImportError):  # not on every system
         import readline  # noqa: F401 - lines can be edited and called back
-    with single_thread():
+    with one_thread():
         game.show()
         while not game.over:
             line = _ask()

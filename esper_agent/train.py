@@ -29,6 +29,7 @@ from esper_agent.runs import (
     resolve,
 )
 from esper_env.config import ConfigError
+from esper_env.threads import one_thread
 
 # `esper --help` reads this module, so whatever brings in torch is imported where it is used.
 
@@ -202,7 +203,7 @@ def train(
     deadline = time.monotonic() + budget
     require_services(config.loggers)
     check_folder(Path(config.run), resume=resume)  # before any process is started
-    with single_thread(), closing(Training(config)) as training:
+    with one_thread(), closing(Training(config)) as training:
         training.open(resume=resume)
         with (
             interruptible() as interrupted,
@@ -220,19 +221,6 @@ def train(
             if training.updates > begun:
                 training.report()
             return training.finished or not interrupted.is_set()
-
-
-@contextmanager
-def single_thread() -> Iterator[None]:
-    """Torch on one thread: hosts and policy are small, and bits depend on the number of threads."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

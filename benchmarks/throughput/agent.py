@@ -15,9 +15,9 @@ from esper_agent.config import PPOConfig
 from esper_agent.learning.ppo import PPO
 from esper_agent.policies.registry import create_policy
 from esper_agent.rollout import make_rollouts
-from esper_agent.rollout.backends import Rollouts
 from esper_agent.rollout.batched import BatchedRollouts
 from esper_agent.rollout.environment import SeedTorchEnv
+from esper_agent.rollout.rollouts import Rollouts
 from esper_env.env import SeedEnv
 from esper_env.simulation import Simulation
 

@@ -11,7 +11,7 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torchrl.envs import Compose, EnvBase, InitTracker, TransformedEnv
 
-from esper_agent.rollout.backends import require_backend
+from esper_agent.rollout.rollouts import require_backend
 
 SECONDS = ("env", "policy")
 

@@ -23,9 +23,9 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torchrl.envs import ParallelEnv
 
-from esper_agent.rollout.backends import require_backend
 from esper_agent.rollout.batched import BatchedRollouts
 from esper_agent.rollout.environment import SeedTorchEnv
+from esper_agent.rollout.rollouts import require_backend
 from esper_env.config import ConfigError, check_number
 
 PATIENCE = 1e6

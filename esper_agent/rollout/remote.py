@@ -18,10 +18,10 @@ from tensordict.nn import TensorDictModuleBase
 from torchrl.collectors import Collector
 from torchrl.envs import TransformedEnv
 
-from esper_agent.rollout.backends import require_backend
 from esper_agent.rollout.batched import recording
 from esper_agent.rollout.environment import SeedTorchEnv
 from esper_agent.rollout.parallel import WorkerError, seed_after
+from esper_agent.rollout.rollouts import require_backend
 from esper_env.config import ConfigError, check_number
 
 

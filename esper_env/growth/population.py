@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import TypeVar
@@ -21,6 +20,7 @@ from esper_env.lifecycle.stages import BLENDED
 from esper_env.network.host import Host
 from esper_env.network.network import StackedNetwork
 from esper_env.tasks.data import Dataset, Split
+from esper_env.threads import one_thread
 
 CHUNK_BYTES = 2 * 1024 * 1024
 EVALUATION_BATCH, ALONE = 96, 512
@@ -47,20 +47,6 @@ def evaluation_batch(hosts: int, logits: int) -> int:
     Bits may depend on it, so it must not depend on what the networks are or how many fly.
     """
     return max(1, min(EVALUATION_BATCH if hosts > 1 else ALONE, LOGITS // logits))
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch on one thread: small hosts are slower on more, and bits depend on the number."""
-    before = torch.get_num_threads()
-    if before == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @cache

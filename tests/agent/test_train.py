@@ -19,7 +19,7 @@ from esper_agent.policies import registry
 from esper_agent.policies.baselines import Wait
 from esper_agent.report import write_report
 from esper_agent.runs import TrainConfig, load_config
-from esper_agent.train import interruptible, progress_line, single_thread, train
+from esper_agent.train import interruptible, progress_line, train
 from esper_env.config import ConfigError
 
 ENV = {"max_epochs": 4, "training": {"batches_per_epoch": 1, "val_samples": 32}}
@@ -367,17 +367,6 @@ def test_hosts_may_be_stacked_and_cut_short_as_the_vector_environment_lets_them(
 def test_there_must_be_something_to_resume(tmp_path):
     with pytest.raises(ConfigError, match="no checkpoint to resume from"):
         train(tiny(tmp_path), resume=True, show=quiet)
-
-
-def test_torch_gets_its_threads_back():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with single_thread():
-            assert torch.get_num_threads() == 1
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_an_update_is_told_in_one_line():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from esper_env.actions import CURVE_STEEPNESS, Curve
@@ -24,57 +26,73 @@ def ease(progress: Floats, curve: Ints) -> Floats:
     return np.where(curve == Curve.LINEAR, progress, np.where(curve == Curve.COSINE, cosine, logistic))
 
 
-def elapsed(slots: Slots, epoch: Ints) -> Ints:
+@dataclass
+class Ramps:
+    """What the schedules say at one epoch, `[envs, slots]`: worked out once, for all who ask in a step."""
+
+    elapsed: Ints
     """Epochs since the schedule began; negative while it has not (`NOT_BEGUN` lies beyond every epoch)."""
-    return epoch[:, None] - slots.begun
+    arrived: Bools
+    """Has alpha come to rest at its target?"""
+    running: Bools
+    """Is a ramp under way, its end not yet reached?"""
+    alpha: Floats
+
+    @classmethod
+    def at(cls, slots: Slots, epoch: Ints) -> Ramps:
+        """The schedules of `slots` at `epoch`."""
+        elapsed = epoch[:, None] - slots.begun
+        arrived = elapsed >= slots.steps
+        running = arrived != (elapsed >= 0)  # what has arrived has begun
+        value = np.where(arrived, slots.target, slots.start)
+        if running.any():
+            start, target = slots.start[running], slots.target[running]
+            eased = ease(elapsed[running] / slots.steps[running], slots.curve[running])
+            value[running] = start + (target - start) * eased
+        return cls(elapsed, arrived, running, value)
 
 
 def alpha(slots: Slots, epoch: Ints) -> Floats:
     """Alpha `[envs, slots]` in force at `epoch`."""
-    k = elapsed(slots, epoch)
-    value = np.where((k >= 0) & (k >= slots.steps), slots.target, slots.start)
-    ramping = (k > 0) & (k < slots.steps)
-    if ramping.any():
-        start, target = slots.start[ramping], slots.target[ramping]
-        eased = ease(k[ramping] / slots.steps[ramping], slots.curve[ramping])
-        value[ramping] = start + (target - start) * eased
-    return value
+    return Ramps.at(slots, epoch).alpha
 
 
 def running(slots: Slots, epoch: Ints) -> Bools:
     """Is a ramp under way, its end not yet reached?"""
-    k = elapsed(slots, epoch)
-    under_way: Bools = (k >= 0) & (k < slots.steps)
-    return under_way
+    return Ramps.at(slots, epoch).running
 
 
-def pruning(slots: Slots, epoch: Ints) -> Bools:
+def pruning(slots: Slots, epoch: Ints, ramps: Ramps | None = None) -> Bools:
     """Is the seed ramping down to be pruned? Its parameters are frozen then."""
+    ramps = ramps or Ramps.at(slots, epoch)
     downwards: Bools = slots.target == 0
-    return running(slots, epoch) & downwards
+    return ramps.running & downwards
 
 
-def reached(slots: Slots, epoch: Ints, target: float) -> Bools:
+def reached(slots: Slots, epoch: Ints, target: float, ramps: Ramps | None = None) -> Bools:
     """Has alpha come to rest at `target`?"""
-    k = elapsed(slots, epoch)
-    arrived: Bools = (slots.target == target) & (k >= 0) & (k >= slots.steps)
-    return arrived
+    ramps = ramps or Ramps.at(slots, epoch)
+    there: Bools = slots.target == target
+    return ramps.arrived & there
 
 
-def mode(slots: Slots, epoch: Ints) -> Ints:
+def mode(slots: Slots, epoch: Ints, ramps: Ramps | None = None) -> Ints:
     """HOLD (no schedule), RAMP (running) or STEP (an instant change made in the step that ended at `epoch`)."""
-    instant = (slots.steps == 0) & (slots.begun == epoch[:, None] - 1)
-    return np.where(running(slots, epoch), RAMP, np.where(instant, STEP, HOLD))
+    ramps = ramps or Ramps.at(slots, epoch)
+    instant = (slots.steps == 0) & (ramps.elapsed == 1)
+    return np.where(ramps.running, RAMP, np.where(instant, STEP, HOLD))
 
 
-def velocity(slots: Slots, epoch: Ints) -> Floats:
+def velocity(slots: Slots, epoch: Ints, ramps: Ramps | None = None) -> Floats:
     """Mean change of alpha per epoch of the running schedule, 0 without one."""
-    return np.where(running(slots, epoch), (slots.target - slots.start) / np.maximum(slots.steps, 1), 0.0)
+    ramps = ramps or Ramps.at(slots, epoch)
+    return np.where(ramps.running, (slots.target - slots.start) / np.maximum(slots.steps, 1), 0.0)
 
 
-def time_to_target(slots: Slots, epoch: Ints) -> Ints:
+def time_to_target(slots: Slots, epoch: Ints, ramps: Ramps | None = None) -> Ints:
     """Epochs until the running schedule ends, 0 without one."""
-    return np.where(running(slots, epoch), slots.steps - elapsed(slots, epoch), 0)
+    ramps = ramps or Ramps.at(slots, epoch)
+    return np.where(ramps.running, slots.steps - ramps.elapsed, 0)
 
 
 def begin(slots: Slots, mask: Bools, start: Floats, target: Floats, steps: Ints, curve: Ints, epoch: Ints) -> None:

@@ -42,9 +42,13 @@ def _table(*stages: Stage) -> Bools:
     return np.isin(np.arange(len(Stage)), stages)
 
 
-# Membership tables, indexed by the stage array: `LIVE[slots.stage]`.
+# Membership tables, to look the stage array up in: `LIVE.take(slots.stage)`. NumPy takes several times as long to
+# compare an array with a member of an IntEnum.
+OCCUPIED: Bools = ~_table(Stage.DORMANT)
 LIVE: Bools = _table(Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING, Stage.HOLDING)
 PRESENT: Bools = _table(Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING, Stage.HOLDING, Stage.FOSSILIZED)
 ALPHA_CONTROLLED: Bools = _table(Stage.BLENDING, Stage.HOLDING)
 BLENDED: Bools = _table(Stage.BLENDING, Stage.HOLDING, Stage.FOSSILIZED)
+LEARNING: Bools = _table(Stage.TRAINING, Stage.BLENDING, Stage.HOLDING, Stage.FOSSILIZED)
+FOSSIL: Bools = _table(Stage.FOSSILIZED)
 COOLDOWN: Bools = _table(Stage.PRUNED, Stage.EMBARGOED, Stage.RESETTING)

@@ -30,11 +30,22 @@ def head_slices(num_slots: int, num_blueprints: int) -> dict[str, slice]:
 
 
 @cache
-def _by_choice(num_slots: int, num_blueprints: int) -> tuple[Bools, Bools]:
-    """For every choice of the flat mask: `[op, choice]` does its head matter for the op; is it canonical?"""
-    sizes = head_sizes(num_slots, num_blueprints)
+def _by_ops(num_slots: int, plantable: bytes) -> Bools:
+    """The flat mask of every set of legal ops, `[set, choice]`, but for the slots: they differ by the state.
+
+    A head that cannot matter for any of the ops allows exactly its canonical value.
+    """
+    blueprints = np.frombuffer(plantable, bool)
+    sizes, spans = head_sizes(num_slots, len(blueprints)), head_slices(num_slots, len(blueprints))
+    sets = np.arange(1 << len(Op), dtype=np.uint8)[:, None]
+    legal_op = np.unpackbits(sets, axis=1, count=len(Op), bitorder="little").astype(bool)
+    choices = np.ones(sum(sizes), bool)
+    choices[spans["blueprint"]] = blueprints
     canonical = [np.arange(size) == head.canonical for head, size in zip(ACTION_HEADS, sizes, strict=True)]
-    return np.repeat(CAUSAL_MASK, sizes, axis=1), np.concatenate(canonical)
+    matters = legal_op @ np.repeat(CAUSAL_MASK, sizes, axis=1)
+    heads = np.where(matters, choices, np.concatenate(canonical))
+    heads[:, spans["op"]] = legal_op
+    return heads
 
 
 def masks(legal: Bools, plantable: Bools) -> Masks:
@@ -44,20 +55,14 @@ def masks(legal: Bools, plantable: Bools) -> Masks:
     something. The rows of WAIT and of ops that are legal nowhere allow the canonical slot only.
     """
     num_slots = legal.shape[2]
-    spans = head_slices(num_slots, len(plantable))
-    legal_op = np.any(legal, axis=2)
-    acting = legal.copy()
-    acting[:, Op.WAIT] = False
+    legal_op = np.asarray(legal.any(2))
+    ops = np.packbits(legal_op, axis=1, bitorder="little")[:, 0]
 
-    slot = np.any(acting, axis=1)
-    slot[:, 0] |= ~np.any(slot, axis=1)
-    canonical_slot = np.arange(num_slots) == slot.argmax(1)[:, None]
-    slot_by_op = np.where(np.any(acting, axis=2, keepdims=True), acting, canonical_slot[:, None, :])
+    slot = legal[:, Op.WAIT + 1 :].any(1)
+    canonical_slot = np.asarray(np.arange(num_slots) == slot.argmax(1)[:, None])
+    slot_by_op = np.where(legal_op[:, :, None], legal, canonical_slot[:, None])
+    slot_by_op[:, Op.WAIT] = canonical_slot
 
-    causal, idle = _by_choice(num_slots, len(plantable))
-    choices = np.ones(causal.shape[1], bool)
-    choices[spans["blueprint"]] = plantable
-    heads = np.where(legal_op @ causal, choices, idle)
-    heads[:, spans["slot"]] = slot
-    heads[:, spans["op"]] = legal_op
+    heads = _by_ops(num_slots, plantable.tobytes()).take(ops, axis=0)
+    heads[:, head_slices(num_slots, len(plantable))["slot"]] = slot | canonical_slot
     return Masks(heads, slot_by_op)

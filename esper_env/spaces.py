@@ -9,6 +9,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from esper_env.actions import head_sizes
+from esper_env.masks import head_slices
 from esper_env.observation import feature_bounds
 from esper_env.simulation import Simulation
 
@@ -51,5 +52,5 @@ def split_mask(
     action_mask: npt.NDArray[np.int8], num_slots: int, num_blueprints: int
 ) -> tuple[npt.NDArray[np.int8], ...]:
     """The flat mask by head, copied, as `action_space.sample(mask=...)` takes it."""
-    ends = np.cumsum(head_sizes(num_slots, num_blueprints))[:-1]
-    return tuple(np.split(action_mask.copy(), ends, -1))
+    mask = action_mask.copy()
+    return tuple(mask[..., span] for span in head_slices(num_slots, num_blueprints).values())

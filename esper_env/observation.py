@@ -12,6 +12,7 @@ import numpy.typing as npt
 from esper_env.actions import Algorithm, Op
 from esper_env.arrays import Floats, Ints
 from esper_env.lifecycle import alpha as schedules
+from esper_env.lifecycle.alpha import Ramps
 from esper_env.lifecycle.stages import PRESENT, Stage
 from esper_env.lifecycle.state import NEVER, Slots
 from esper_env.signals import Signals, trend, volatility
@@ -89,126 +90,123 @@ FEATURES = features(3)
 
 def feature_bounds(num_slots: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """The lowest and highest value of every feature."""
-    low, high, _ = _scales(num_slots)
-    return low.copy(), high.copy()
+    low, high, _ = _scales(1, num_slots)
+    return low[0].copy(), high[0].copy()
 
 
 @cache
-def _scales(num_slots: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _scales(envs: int, num_slots: int) -> tuple[npt.NDArray[np.float32], ...]:
+    """Low, high and unit of every feature, `[envs, features]` each: repeated, for broadcasting would take longer."""
     rows = np.array([(f.low, f.high, f.unit) for f in features(num_slots)], np.float32)
-    low, high, unit = np.ascontiguousarray(rows.T)
-    return low, high, unit
+    return tuple(np.tile(scale, (envs, 1)) for scale in rows.T)
 
-
-# Where each feature lies: `out[:, _BASE["loss_norm"]]`, `out[:, slot, _SLOT["alpha"]]`.
-_BASE = {f.name: i for i, f in enumerate(BASE_FEATURES)}
-_SLOT = {f.name: i for i, f in enumerate(SLOT_FEATURES)}
 
 # Enums become numbers through these tables, never by arithmetic on their values.
 _ACTIVE: Floats = np.array([stage != Stage.DORMANT for stage in Stage], np.float32)
 _STAGE_COLUMNS: Floats = np.column_stack((_ACTIVE, np.eye(len(Stage), dtype=np.float32) * _ACTIVE))
-_STAGE_SHARES: Floats = np.column_stack(
-    (PRESENT, np.eye(len(Stage))[:, [Stage.TRAINING, Stage.BLENDING, Stage.HOLDING]])
-)
+_STAGE_SHARES: Floats = np.stack((PRESENT, *np.eye(len(Stage))[[Stage.TRAINING, Stage.BLENDING, Stage.HOLDING]]))
 _OP_COLUMNS: Floats = np.eye(len(Op), dtype=np.float32)
 _ALGORITHM_LEVEL: Floats = np.zeros(len(Algorithm), np.float32)
 _ALGORITHM_LEVEL[[Algorithm.ADD, Algorithm.MULTIPLY, Algorithm.GATE]] = 0, 0.5, 1
+_STAGES = _STAGE_COLUMNS.shape[1]
 _MODE_LEVEL: Floats = np.zeros(3, np.float32)
 _MODE_LEVEL[[schedules.HOLD, schedules.RAMP, schedules.STEP]] = 0, 0.5, 1
 
-_SHARE_COLUMNS = slice(_BASE["slot_utilization"], _BASE["fraction_holding"] + 1)
-_OP_SLICE = slice(_BASE["last_action_op_wait"], len(BASE_FEATURES))
-_STAGE_SLICE = slice(_SLOT["is_active"], _SLOT["alpha"])
-_SIDES = slice(_SLOT["upstream_alpha"], _SLOT["downstream_alpha"] + 1)
-_SIGNAL_COLUMNS = tuple(
-    (_BASE[feature], field)
-    for feature, field in (
-        ("loss_delta", "loss_delta"),
-        ("accuracy", "accuracy"),
-        ("accuracy_delta", "accuracy_delta"),
-        ("plateau", "plateau"),
-        ("host_stabilized", "stabilized"),
-        ("best_accuracy", "best_accuracy"),
-        ("last_action_success", "last_success"),
-    )
-)
-_SLOT_COLUMNS = tuple(
-    (_SLOT[feature], field)
-    for feature, field in (
-        ("alpha_target", "target"),
-        ("contribution", "contribution"),
-        ("contribution_velocity", "contribution_velocity"),
-        ("epochs_in_stage", "epochs_in_stage"),
-        ("gradient_norm", "gradient_norm"),
-        ("gradient_vanishing", "vanishing"),
-        ("gradient_exploding", "exploding"),
-        ("interaction_sum", "interaction_sum"),
-        ("boost_received", "boost_received"),
-    )
-)
 
-
-def encode(signals: Signals, slots: Slots, *, max_epochs: int, budget: float) -> npt.NDArray[np.float32]:
+def encode(
+    signals: Signals, slots: Slots, *, max_epochs: int, budget: float, ramps: Ramps | None = None
+) -> npt.NDArray[np.float32]:
     """The features `[envs, 25 + 29 * slots]` of the present state.
 
-    Raw quantities are written into their columns, then all columns are scaled and clamped together, which keeps
-    every value inside its bounds whatever the state; NaN becomes the upper bound.
+    Raw quantities are gathered in the order of the table, then scaled and clamped all together, which keeps every
+    value inside its bounds whatever the state; NaN becomes the upper bound. `ramps` are the schedules at this epoch,
+    where they are known already.
     """
     envs, num_slots = slots.stage.shape
-    low, high, unit = _scales(num_slots)
-    out = np.empty((envs, len(unit)), np.float32)
+    low, high, unit = _scales(envs, num_slots)
+    out = np.empty(unit.shape, np.float32)
     # A view, because only the last axis is split.
     per_slot = out[:, len(BASE_FEATURES) :].reshape(envs, num_slots, len(SLOT_FEATURES))
     with np.errstate(all="ignore"):
-        _write_base(out, signals, slots, max_epochs, budget)
-        _write_slots(per_slot, slots, signals.epoch)
+        out[:, : len(BASE_FEATURES)] = _base_columns(signals, slots, max_epochs, budget).T
+        per_slot[..., :_STAGES] = _STAGE_COLUMNS.take(slots.stage, axis=0)
+        per_slot[..., _STAGES:] = _slot_columns(slots, signals.epoch, ramps).transpose(1, 2, 0)
         out /= unit
         np.fmin(out, high, out=out)
         np.fmax(out, low, out=out)
     return out
 
 
-def _write_base(out: npt.NDArray[np.float32], signals: Signals, slots: Slots, max_epochs: int, budget: float) -> None:
-    for column, field in _SIGNAL_COLUMNS:
-        out[:, column] = getattr(signals, field)
-    out[:, _BASE["epoch_progress"]] = signals.epoch / max_epochs
-    out[:, _OP_SLICE] = _OP_COLUMNS[signals.last_op]
+def _base_columns(signals: Signals, slots: Slots, max_epochs: int, budget: float) -> npt.NDArray[np.float32]:
+    """The features of the host `[feature, env]`, in the order of `BASE_FEATURES`.
 
-    histories = np.stack((signals.loss_history, signals.accuracy_history))
+    Environments come last wherever something is added up: NumPy is quick along the last axis, which should be long.
+    """
+    histories = np.array((signals.loss_history.T, signals.accuracy_history.T)).transpose(0, 2, 1)
     loss_trend, accuracy_trend = trend(histories, signals.epoch)
-    out[:, _BASE["loss_trend"]] = -loss_trend
-    out[:, _BASE["accuracy_trend"]] = accuracy_trend
+    stage = slots.stage.T
+    shares = _STAGE_SHARES.take(stage, axis=1)
+    params = (shares[0] * slots.params.T).sum(0)
+    loss, best_loss, size, loss_volatility, accuracy_volatility = np.log1p(
+        (signals.loss, signals.best_loss, params, *volatility(histories, signals.epoch))
+    )
+    columns = (
+        signals.epoch / max_epochs,
+        loss,
+        signals.loss_delta,
+        signals.accuracy,
+        signals.accuracy_delta,
+        signals.plateau,
+        signals.stabilized,
+        -loss_trend,
+        loss_volatility,
+        accuracy_trend,
+        accuracy_volatility,
+        signals.best_accuracy,
+        best_loss,
+        size / max(log1p(budget), 1e-9),
+        (shares.sum(1) / len(stage)).ravel(),
+        signals.last_success,
+        _OP_COLUMNS.take(signals.last_op, axis=1).ravel(),
+    )
+    flat = np.concatenate(columns, dtype=np.float32, casting="same_kind")
+    return flat.reshape(len(BASE_FEATURES), -1)
 
-    present_params = (slots.params * PRESENT[slots.stage]).sum(1)
-    logs = np.log1p((signals.loss, signals.best_loss, present_params, *volatility(histories, signals.epoch)))
-    out[:, _BASE["loss_norm"]] = logs[0]
-    out[:, _BASE["best_loss"]] = logs[1]
-    out[:, _BASE["params_utilization"]] = logs[2] / max(log1p(budget), 1e-9)
-    out[:, _BASE["loss_volatility"]] = logs[3]
-    out[:, _BASE["accuracy_volatility"]] = logs[4]
-    out[:, _SHARE_COLUMNS] = _STAGE_SHARES[slots.stage].sum(1) / slots.stage.shape[1]
+
+def _slot_columns(slots: Slots, epoch: Ints, ramps: Ramps | None) -> npt.NDArray[np.float32]:
+    """The features of the slots `[feature, env, slot]`, in the order of `SLOT_FEATURES`, from alpha on."""
+    ramps = ramps or Ramps.at(slots, epoch)
+    freshness = FRESHNESS_DECAY ** (epoch[:, None] - slots.measured)
+    columns = (
+        ramps.alpha,
+        slots.target,
+        _MODE_LEVEL.take(schedules.mode(slots, epoch, ramps)),
+        schedules.velocity(slots, epoch, ramps),
+        schedules.time_to_target(slots, epoch, ramps),
+        _ALGORITHM_LEVEL.take(slots.algorithm),
+        slots.contribution,
+        slots.contribution_velocity,
+        slots.epochs_in_stage,
+        slots.gradient_norm,
+        np.fmax(slots.gradient_health, 0.0),
+        slots.vanishing,
+        slots.exploding,
+        slots.interaction_sum,
+        slots.boost_received,
+        *_sides(ramps.alpha),
+        freshness * (slots.measured != NEVER),
+    )
+    return np.array(columns, np.float32)
 
 
-def _write_slots(out: npt.NDArray[np.float32], slots: Slots, epoch: Ints) -> None:
-    for column, field in _SLOT_COLUMNS:
-        out[:, :, column] = getattr(slots, field)
-    out[:, :, _STAGE_SLICE] = _STAGE_COLUMNS[slots.stage]
-    out[:, :, _SLOT["gradient_health"]] = np.where(np.isnan(slots.gradient_health), 0.0, slots.gradient_health)
-    out[:, :, _SLOT["algorithm"]] = _ALGORITHM_LEVEL[slots.algorithm]
-
-    alpha = schedules.alpha(slots, epoch)
-    out[:, :, _SLOT["alpha"]] = alpha
-    out[:, :, _SLOT["alpha_mode"]] = _MODE_LEVEL[schedules.mode(slots, epoch)]
-    out[:, :, _SLOT["alpha_velocity"]] = schedules.velocity(slots, epoch)
-    out[:, :, _SLOT["time_to_target"]] = schedules.time_to_target(slots, epoch)
-    out[:, :, _SIDES] = (alpha[:, None, :, None] * _sides(alpha.shape[1])).sum(2)
-
-    since = epoch[:, None] - slots.measured
-    out[:, :, _SLOT["freshness"]] = np.where(slots.measured == NEVER, 0.0, FRESHNESS_DECAY ** since.astype(float))
+def _sides(alpha: Floats) -> Floats:
+    """`[side, env, slot]`: the sum of the alphas that lie upstream (0) or downstream (1) of each slot."""
+    others = _others(alpha.shape[1])[..., None] * np.ascontiguousarray(alpha.T)
+    return np.asarray(others.sum(2).transpose(0, 2, 1))
 
 
 @cache
-def _sides(num_slots: int) -> Floats:
-    """`[slot, other, side]`: does the other slot lie upstream (0) or downstream (1) of the slot?"""
+def _others(num_slots: int) -> Floats:
+    """`[side, slot, other]`: does the other slot lie upstream (0) or downstream (1) of the slot?"""
     slot, other = np.indices((num_slots, num_slots))
-    return np.stack((other < slot, other > slot), 2).astype(float)
+    return np.stack((other < slot, other > slot)).astype(float)

@@ -25,7 +25,7 @@ FIRST_STABLE_EPOCH = 2
 class Signals(Arrays):
     """The record of every host's training, `[envs]`; histories are `[envs, HISTORY]`, latest last.
 
-    Of a history only the last `min(epoch + 1, HISTORY)` entries are real.
+    Of a history only the last `min(epoch + 1, HISTORY)` entries are real, the others are 0.
     """
 
     epoch: Ints
@@ -84,11 +84,11 @@ def _finite(percent: Floats) -> Floats:
 def update(signals: Signals, train_loss: Floats, loss: Floats, accuracy: Floats, score: Floats) -> None:
     """Take in the epoch just validated; the caller has advanced `signals.epoch` already."""
     previous = signals.loss
-    loss, accuracy = clipped_loss(loss), _finite(accuracy)
+    train_loss, loss = clipped_loss(np.array((train_loss, loss)))
+    accuracy, score = _finite(np.array((accuracy, score)))
     signals.loss_delta = previous - loss
     signals.accuracy_delta = accuracy - signals.accuracy
-    signals.train_loss = clipped_loss(train_loss)
-    signals.loss, signals.accuracy, signals.score = loss, accuracy, _finite(score)
+    signals.train_loss, signals.loss, signals.accuracy, signals.score = train_loss, loss, accuracy, score
     signals.loss_history = np.concatenate((signals.loss_history[:, 1:], loss[:, None]), 1)
     signals.accuracy_history = np.concatenate((signals.accuracy_history[:, 1:], accuracy[:, None]), 1)
 
@@ -102,24 +102,29 @@ def update(signals: Signals, train_loss: Floats, loss: Floats, accuracy: Floats,
     signals.best_loss = np.minimum(signals.best_loss, loss)
 
 
+# Tables by epoch, whose last entry is for all later epochs.
+_CHANGES: Ints = np.maximum(np.arange(WINDOW + 1), 1)
+_COUNT: Ints = np.arange(1, WINDOW + 1)
+_ENDS: Floats = np.eye(WINDOW + 1)[-1:].T - np.eye(WINDOW + 1)[::-1]
+"""`[value, epoch]`: 1 at the later end of the window and -1 at the earlier one, 0 while they are the same."""
+_REAL: Floats = np.tri(WINDOW).T[::-1]
+"""`[value, epoch]`: 1 where the value is real."""
+
+
 def trend(history: Floats, epoch: Ints) -> Floats:
     """Mean of the last `WINDOW` or fewer changes in `history [..., envs, HISTORY]`, 0 when there is none.
 
     Changes add up, so the mean is the distance between the two ends of the window.
     """
-    changes = np.minimum(epoch, WINDOW)
-    first = history[..., np.arange(len(epoch)), HISTORY - 1 - changes]
-    return np.asarray((history[..., -1] - first) / np.maximum(changes, 1))
-
-
-_AGES = np.arange(WINDOW - 1, -1, -1)
+    ends = history[..., -WINDOW - 1 :] * _ENDS.take(epoch, axis=1, mode="clip").T
+    return np.asarray(ends.sum(-1) / _CHANGES.take(epoch, mode="clip"))
 
 
 def volatility(history: Floats, epoch: Ints) -> Floats:
     """Population standard deviation of the last `WINDOW` or fewer values, 0 when there is only one."""
-    count = np.minimum(epoch + 1, WINDOW)
-    real = count[:, None] > _AGES
-    recent = np.where(real, history[..., -WINDOW:], 0.0)
-    mean = recent.sum(-1) / count
-    deviation = np.where(real, recent - mean[..., None], 0.0)
+    count = _COUNT.take(epoch, mode="clip")
+    real = _REAL.take(epoch, axis=1, mode="clip").T
+    recent = history[..., -WINDOW:]
+    mean = recent.sum(-1) / count  # what is not real is 0
+    deviation = (recent - mean[..., None]) * real
     return np.asarray(np.sqrt((deviation * deviation).sum(-1) / count))

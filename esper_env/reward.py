@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, reduce
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from esper_env.actions import Op
 from esper_env.arrays import Arrays, Bools, Floats, Ints
 from esper_env.config import ConfigError, RewardConfig, unknown_name
-from esper_env.lifecycle.stages import BLENDED, Stage
+from esper_env.lifecycle.stages import BLENDED, FOSSIL, Stage
 
 YOUNG = 5
 """Age below which `minimal` punishes a prune."""
@@ -30,6 +31,7 @@ OBJECTIVE_WEIGHTS = (
     "governor",
 )
 """Weights that its terms depend on."""
+_objective_weights = attrgetter(*OBJECTIVE_WEIGHTS)
 
 STAGE_WEIGHT: Floats = np.zeros(len(Stage))
 STAGE_WEIGHT[[Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING, Stage.HOLDING, Stage.FOSSILIZED]] = 1, 2, 3.5, 5.5, 6
@@ -94,25 +96,25 @@ def rent(step: Transition, config: RewardConfig) -> Floats:
 def shock(step: Transition, config: RewardConfig) -> Floats:
     """Changing alpha at once costs more than changing it gradually."""
     old, now = step.before.alpha, step.trained_alpha
+    jolt = (now - old) ** 2
     # Where one side is 0 both formulas agree, so only a seed blended on both sides can tell a switch.
     switched = step.before.algorithm != step.trained_algorithm
-    jolt = np.where(switched, old**2 + now**2, (now - old) ** 2)
+    if switched.any():
+        jolt = np.where(switched, old**2 + now**2, jolt)
     params = np.where(step.trained_params > 0, step.trained_params, step.before.params)
     return np.asarray(-config.shock / step.budget * (jolt * params).sum(1))
 
 
 def op_cost(step: Transition, config: RewardConfig) -> Floats:
     """A small price on every executed op that changes something."""
-    return -_prices(config)[step.op]
+    prices = _prices(config.germinate_cost, config.set_alpha_cost, config.prune_cost, config.fossilize_cost)
+    return -prices.take(step.op)
 
 
 @cache
-def _prices(config: RewardConfig) -> Floats:
+def _prices(germinate: float, set_alpha: float, prune: float, fossilize: float) -> Floats:
     prices = np.zeros(len(Op))
-    prices[Op.GERMINATE] = config.germinate_cost
-    prices[Op.SET_ALPHA_TARGET] = config.set_alpha_cost
-    prices[Op.PRUNE] = config.prune_cost
-    prices[Op.FOSSILIZE] = config.fossilize_cost
+    prices[[Op.GERMINATE, Op.SET_ALPHA_TARGET, Op.PRUNE, Op.FOSSILIZE]] = germinate, set_alpha, prune, fossilize
     return prices
 
 
@@ -123,12 +125,12 @@ def governor(step: Transition, config: RewardConfig) -> Floats:
 
 def attribution_potential(moment: Moment, config: RewardConfig) -> Floats:
     """What the blended seeds add to the score, each its Shapley value."""
-    return np.asarray(config.attribution * np.where(BLENDED[moment.stage], moment.shapley, 0.0).sum(1))
+    return np.asarray(config.attribution * np.where(BLENDED.take(moment.stage), moment.shapley, 0.0).sum(1))
 
 
 def stage_potential(moment: Moment, config: RewardConfig) -> Floats:
     """How far the seeds have come."""
-    return np.asarray(config.stage * STAGE_WEIGHT[moment.stage].sum(1))
+    return np.asarray(config.stage * STAGE_WEIGHT.take(moment.stage).sum(1))
 
 
 def potential(moment: Moment, config: RewardConfig) -> Floats:
@@ -176,7 +178,7 @@ def simplified_terms(step: Transition, config: RewardConfig) -> Terms:
 
 def sparse_terms(step: Transition, config: RewardConfig) -> Terms:
     """Only the result, at the end: the committed score and the size of what was committed."""
-    fossil_params = np.where(step.after.stage == Stage.FOSSILIZED, step.after.params, 0).sum(1)
+    fossil_params = np.where(FOSSIL.take(step.after.stage), step.after.params, 0).sum(1)
     return {
         "committed": np.where(step.terminated, config.progress * step.after.committed, 0.0),
         "size": np.where(step.terminated, -config.rent / step.budget * fossil_params, 0.0),
@@ -249,4 +251,4 @@ def objective(transition: Transition, config: RewardConfig, paid: Terms | None =
 
 
 def _standard(config: RewardConfig) -> bool:
-    return all(getattr(config, name) == getattr(STANDARD, name) for name in OBJECTIVE_WEIGHTS)
+    return _objective_weights(config) == _objective_weights(STANDARD)

@@ -51,8 +51,11 @@ def settle(
         measured: environments whose counterfactuals were measured in this step.
         config: `hindsight` weighs both the rise and the entries; `hindsight_cap` bounds the payment.
     """
-    credit = ledger.credit * config.gamma
     rise = np.maximum(committed - ledger.best_committed, 0.0)
+    ledger.best_committed = np.maximum(ledger.best_committed, committed)
+    if not config.hindsight:
+        return np.zeros(len(committed))
+    credit = ledger.credit * config.gamma
     due = np.minimum(credit, np.minimum(config.hindsight * rise, config.hindsight_cap)[:, None])
     paid = np.where(fossilized, due, 0.0).sum(1)
     credit[fossilized | emptied] = 0.0
@@ -60,5 +63,4 @@ def settle(
     helped = np.maximum(interaction, 0.0) * np.maximum(shapley, 0.0)[:, None, :]
     entries = config.hindsight * np.tanh(SYNERGY_SCALE * helped).sum(1)
     ledger.credit = credit + np.where(measured[:, None] & ~emptied, entries, 0.0)
-    ledger.best_committed = np.maximum(ledger.best_committed, committed)
     return np.asarray(paid)

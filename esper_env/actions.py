@@ -143,12 +143,18 @@ CAUSAL_HEADS: dict[Op, tuple[str, ...]] = {
 
 CAUSAL_MASK: Bools = np.array([[name == "op" or name in CAUSAL_HEADS[op] for name in HEAD_NAMES] for op in Op])
 """`[op, head]`: does the head matter when this op is taken? `op` itself always does."""
+_IRRELEVANT: Bools = ~CAUSAL_MASK
 
 
 @cache
 def head_sizes(num_slots: int, num_blueprints: int) -> tuple[int, ...]:
     """Sizes of the heads: `nvec` of the action space."""
     return tuple({"slot": num_slots, "blueprint": num_blueprints}.get(head.name, head.size) for head in ACTION_HEADS)
+
+
+@cache
+def _size_array(num_slots: int, num_blueprints: int) -> Ints:
+    return np.array(head_sizes(num_slots, num_blueprints))
 
 
 @dataclass
@@ -174,23 +180,19 @@ def decode(vectors: Ints, num_slots: int, num_blueprints: int) -> Actions:
     An op outside the space counts as WAIT that was not executed. Heads that do not matter for the op are
     ignored whatever they hold.
     """
-    sizes = np.array(head_sizes(num_slots, num_blueprints))
-    inside = (vectors >= 0) & (vectors < sizes)
-    op_inside = inside[:, HEAD_INDEX["op"]]
-    op = np.where(op_inside, vectors[:, HEAD_INDEX["op"]], Op.WAIT)
-    safe = np.where(inside, vectors, CANONICAL_ACTION)
-    column = {name: safe[:, i] for name, i in HEAD_INDEX.items()}
+    inside = (vectors >= 0) & (vectors < _size_array(num_slots, num_blueprints))
+    slot, blueprint, style, tempo, target, speed, curve, op = np.where(inside, vectors, CANONICAL_ACTION).T
     return Actions(
         op=op,
-        slot=column["slot"],
-        blueprint=column["blueprint"],
-        algorithm=STYLE_ALGORITHM[column["style"]],
-        first_curve=STYLE_CURVE[column["style"]],
-        tempo=TEMPOS[column["tempo"]],
-        alpha_target=ALPHA_TARGETS[column["alpha_target"]],
-        alpha_speed=ALPHA_SPEEDS[column["alpha_speed"]],
-        alpha_curve=column["alpha_curve"],
-        in_space=op_inside & (inside | ~CAUSAL_MASK[op]).all(1),
+        slot=slot,
+        blueprint=blueprint,
+        algorithm=STYLE_ALGORITHM.take(style),
+        first_curve=STYLE_CURVE.take(style),
+        tempo=TEMPOS.take(tempo),
+        alpha_target=ALPHA_TARGETS.take(target),
+        alpha_speed=ALPHA_SPEEDS.take(speed),
+        alpha_curve=curve,
+        in_space=(inside | _IRRELEVANT.take(op, axis=0)).all(1),  # the op itself always matters
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, Self
 
@@ -11,6 +12,12 @@ import numpy.typing as npt
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.integer[Any]]
 Floats = npt.NDArray[np.floating[Any]]
+
+
+def places(mask: Bools) -> Iterator[tuple[int, int]]:
+    """The environment and the slot of everything under `mask [envs, slots]`."""
+    envs, slots = mask.nonzero()
+    return zip(envs.tolist(), slots.tolist(), strict=True)
 
 
 class Arrays:

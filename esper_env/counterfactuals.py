@@ -26,13 +26,27 @@ class Plan:
     """The coalitions that must be evaluated, `masks [envs, M]`; a mask may occur more than once."""
 
     active: Bools
+    everything: Ints
+    """`[envs]`: the coalition of all active slots."""
     masks: Ints
+    due: Bools
+    """`[envs]`: where they are measured; elsewhere every mask is that of `everything`, which is free."""
     orders: Ints | None = None
     """`[envs, permutations, slots]`: sampled permutations, where there are more slots than can be exact."""
     exact: Bools | None = None
     """`[envs]`: which environments have so few active slots that they are exact nevertheless."""
     seats: Ints | None = None
     """`[envs, MAX_EXACT_SLOTS]`: their active slots."""
+
+    def beside(self, fossilized: Bools) -> Ints:
+        """All masks `[envs, 2 + M]`: the main network, the committed one, and what is planned."""
+        return np.concatenate((self.everything[:, None], coalition(fossilized)[:, None], self.masks), 1)
+
+    def lose(self, seeds: Bools) -> None:
+        """Leave seeds out of everything. A new plan might draw from the generators of other environments."""
+        self.active = self.active & ~seeds
+        self.everything = coalition(self.active)
+        self.masks = self.masks & self.everything[:, None]
 
 
 @dataclass
@@ -48,6 +62,8 @@ class Measurement(Arrays):
 class _Columns:
     """Which columns of the coalition values the formulas need; they are the same in every environment."""
 
+    bits: Ints
+    """The coalition of each slot alone."""
     coalitions: Ints
     """The coalition of each column when every slot is active (the permutations' come after these)."""
     everything: int
@@ -87,6 +103,7 @@ def _columns(num_slots: int) -> _Columns:
         arrangements = [factorial(k) * factorial(num_slots - 1 - k) for k in range(num_slots)]
         weights = np.array(arrangements)[members] / factorial(num_slots)
     return _Columns(
+        bits=bits,
         coalitions=coalitions,
         everything=int(column(np.array(full))),
         nothing=0,
@@ -108,19 +125,26 @@ def coalitions(num_slots: int) -> Ints:
     return _columns(num_slots).coalitions
 
 
-def plan(active: Bools, generators: Sequence[np.random.Generator]) -> Plan:
-    """The coalitions to evaluate for the slots that are `active [envs, slots]`.
+def coalition(members: Bools) -> Ints:
+    """The bit mask of the slots in `members [envs, slots]`."""
+    return np.asarray((members * _columns(members.shape[1]).bits).sum(1))
+
+
+def plan(active: Bools, generators: Sequence[np.random.Generator], due: Bools | None = None) -> Plan:
+    """The coalitions to evaluate for the slots that are `active [envs, slots]`, in environments that are `due` or all.
 
     With few slots these are all subsets. With more than `MAX_EXACT_SLOTS` they are all subsets of the active slots
     where these are few; elsewhere the environment's generator draws permutations, every one together with its
     reverse to cancel noise.
     """
     num_slots = active.shape[1]
-    bits = 1 << np.arange(num_slots)
-    present = (active @ bits)[:, None]
-    masks = _columns(num_slots).coalitions & present
+    columns, everything = _columns(num_slots), coalition(active)
+    if due is None:
+        due = np.ones(len(active), bool)
+    bits, present = columns.bits, everything[:, None]
+    masks = columns.coalitions & present
     if num_slots <= MAX_EXACT_SLOTS:
-        return Plan(active, masks)
+        return Plan(active, everything, np.where(due[:, None], masks, present), due)
     identity = np.tile(np.arange(num_slots), (PERMUTATION_PAIRS, 1))
     few = active.sum(1) <= MAX_EXACT_SLOTS
     forward = np.stack(
@@ -132,7 +156,8 @@ def plan(active: Bools, generators: Sequence[np.random.Generator]) -> Plan:
     seats = np.argsort(~active, 1, kind="stable")[:, :MAX_EXACT_SLOTS]
     members = np.arange(1 << MAX_EXACT_SLOTS)[:, None] >> np.arange(MAX_EXACT_SLOTS) & 1
     subsets = np.where(few[:, None], (members @ bits[seats].T).T & present, present)
-    return Plan(active, np.concatenate((masks, prefixes, subsets), 1), orders, few, seats)
+    masks = np.where(due[:, None], np.concatenate((masks, prefixes, subsets), 1), present)
+    return Plan(active, everything, masks, due, orders, few, seats)
 
 
 def measure(plan: Plan, values: Floats) -> Measurement:
@@ -141,7 +166,10 @@ def measure(plan: Plan, values: Floats) -> Measurement:
     All are sums of differences of values, so that a slot that changes nothing gets exactly 0.
     """
     active = plan.active
-    columns = _columns(active.shape[1])
+    envs, num_slots = active.shape
+    if not active.any():
+        return Measurement(np.zeros(active.shape), np.zeros((envs, num_slots, num_slots)), np.zeros(active.shape))
+    columns = _columns(num_slots)
     contribution = (values[:, columns.everything, None] - values.take(columns.leave_one_out, 1)) * active
     together = values.take(columns.pair, 1) + values[:, columns.nothing, None, None]
     apart = values.take(columns.first, 1) + values.take(columns.second, 1)
@@ -151,7 +179,7 @@ def measure(plan: Plan, values: Floats) -> Measurement:
         shapley = (gained * columns.weights).sum(2)
     else:
         sampled = _sampled_shapley(plan.orders, values, columns)
-        shapley = np.where(plan.exact[:, None], _seated_shapley(plan.seats, values, active.shape[1]), sampled)
+        shapley = np.where(plan.exact[:, None], _seated_shapley(plan.seats, values, num_slots), sampled)
     return Measurement(contribution, interaction, shapley * active)
 
 
@@ -177,6 +205,8 @@ def _seated_shapley(seats: Ints, values: Floats, num_slots: int) -> Floats:
 def record(slots: Slots, measurement: Measurement, active: Bools, measured_envs: Bools, epoch: Ints) -> None:
     """Write the metrics of the seeds that were measured in this epoch; all others keep what they have."""
     fresh = active & measured_envs[:, None]
+    if not fresh.any():
+        return
     contribution, interaction = measurement.contribution, measurement.interaction
     change = (1 - VELOCITY_MEMORY) * (contribution - slots.contribution)
     velocity = np.where(slots.measured == NEVER, 0.0, VELOCITY_MEMORY * slots.contribution_velocity + change)

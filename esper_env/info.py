@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from esper_env.lifecycle.stages import PRESENT, Stage
+from esper_env.lifecycle.stages import FOSSIL, PRESENT
 from esper_env.simulation import Simulation
 
 
@@ -43,12 +43,12 @@ INFO: dict[str, Entry] = {
     "seeds_fossilized": Entry("seeds made permanent so far", lambda s: s.counters.fossilized),
     "contributing_fossilized": Entry(
         "fossilized seeds whose removal would cost accuracy",
-        lambda s: ((s.slots.stage == Stage.FOSSILIZED) & (s.slots.contribution > 0)).sum(1),
+        lambda s: (FOSSIL.take(s.slots.stage) & (s.slots.contribution > 0)).sum(1),
     ),
     "seeds_pruned": Entry("seeds pruned so far, by the agent or the governor", lambda s: s.counters.pruned),
     "shapley": Entry(
         "Shapley value of each slot's seed, in points",
-        lambda s: np.where(PRESENT[s.slots.stage], s.slots.shapley, 0.0),
+        lambda s: np.where(PRESENT.take(s.slots.stage), s.slots.shapley, 0.0),
     ),
     "coalition_score": Entry(
         "score with the seeds of some slots alone, one per bit mask; -1 in an epoch that measures none",

@@ -11,15 +11,16 @@ import numpy as np
 
 from esper_env import counterfactuals, observation, reward, scaffolding, signals
 from esper_env.actions import Actions, Algorithm, Op, blueprint_names, decode
-from esper_env.arrays import Arrays, Bools, Floats, Ints
+from esper_env.arrays import Arrays, Bools, Floats, Ints, places
 from esper_env.config import EnvConfig
 from esper_env.growth.governor import Governor, snapshot_due, watch
 from esper_env.growth.optimizer import Rates
 from esper_env.growth.population import Growth, Population
 from esper_env.growth.training import SlotState
 from esper_env.lifecycle import alpha as schedules
+from esper_env.lifecycle.alpha import Ramps
 from esper_env.lifecycle.legality import advanceable, legality, permitted
-from esper_env.lifecycle.stages import BLENDED, COOLDOWN, LIVE, PRESENT, Stage
+from esper_env.lifecycle.stages import BLENDED, COOLDOWN, FOSSIL, LEARNING, LIVE, PRESENT
 from esper_env.lifecycle.state import Slots
 from esper_env.lifecycle.transitions import Events, advance, apply_ops, prune, tick
 from esper_env.masks import Masks, masks
@@ -80,8 +81,12 @@ class Outcome:
 
 @dataclass
 class _Known:
-    """What has been derived from the present state; the mask of one step is the permission of the next."""
+    """What has been derived from the present state, anew whenever a schedule, a stage or the clock changes.
 
+    The mask of one step is the permission of the next.
+    """
+
+    ramps: Ramps | None = None
     moment: reward.Moment | None = None
     legal: Bools | None = None
 
@@ -114,9 +119,12 @@ class Simulation:
             generated=task.source.generated,
         )
         self._sizes, self._macs, self._gate_sizes = module_tables(task.host, self.blueprints)
+        # Where the blueprints of each slot begin in these tables. What an empty slot finds there is not used.
+        self._row = np.arange(self.num_slots) * len(self.blueprints)
         self.budget = float(sum(self._sizes[:, self.blueprints.index(task.budget_blueprint)]))
         self.host_params = int(self.population.stacks[0].trunk.value.shape[1])
         self.slots = Slots.dormant(envs, self.num_slots)
+        self._known = _Known()
         nothing = np.zeros(envs)
         self.signals = signals.Signals.start(nothing, nothing, nothing)
         self.ledger = scaffolding.Ledger.start(nothing, self.num_slots)
@@ -127,7 +135,6 @@ class Simulation:
         self.coalition_score: Floats = np.full((envs, len(counterfactuals.coalitions(self.num_slots))), UNMEASURED)
         self._loaded: list[int | None] = [None] * envs
         self._host_macs = sum(task.host.macs_by_level())
-        self._known = _Known()
 
     # Episodes
 
@@ -146,7 +153,7 @@ class Simulation:
         self._known = _Known()
         nothing = np.zeros((count, 1), np.int64)
         loss, accuracy, flops = self._evaluate(envs, nothing)
-        score = self._score(loss[:, 0], accuracy[:, 0])
+        score = self.task.score(loss[:, 0], accuracy[:, 0])
         self.signals.put(envs, signals.Signals.start(loss[:, 0], accuracy[:, 0], score))
         self.ledger.put(envs, scaffolding.Ledger.start(score, self.num_slots))
         self.counters.flops[envs] = flops
@@ -187,12 +194,12 @@ class Simulation:
     def step(self, vectors: Ints) -> Outcome:
         """One epoch of every host under one action each, `[envs, 8]`."""
         actions, executed = self._decide(vectors)
-        before, cooling = self._known.moment or self._moment(), COOLDOWN[self.slots.stage]
+        before, cooling = self._known.moment or self._moment(), COOLDOWN.take(self.slots.stage)
         self._known = _Known()
         events = self._act(actions, executed)
         self._tick(events, cooling)
-        in_force = self._moment()
-        growth, plan = self._grow(in_force.alpha)
+        alpha, params, algorithm = self._ramps().alpha, self.slots.params.copy(), self.slots.algorithm.copy()
+        growth, plan = self._grow()
         self._govern(growth, plan, events)
         terminated = self._end()
         hindsight = self._account(growth, plan, events, actions, executed, terminated)
@@ -200,10 +207,10 @@ class Simulation:
         transition = reward.Transition(
             before=before,
             after=after,
-            trained_alpha=in_force.alpha,
-            trained_params=in_force.params,
-            trained_algorithm=in_force.algorithm,
-            op=np.where(executed, actions.op, Op.WAIT),
+            trained_alpha=alpha,
+            trained_params=params,
+            trained_algorithm=algorithm,
+            op=np.where(executed, actions.op, int(Op.WAIT)),
             slot=actions.slot,
             rolled_back=self.counters.rolled_back,
             terminated=terminated,
@@ -221,58 +228,62 @@ class Simulation:
         return actions, allowed & actions.in_space
 
     def _act(self, actions: Actions, executed: Bools) -> Events:
-        """Apply the ops to the lifecycle, then build and free the modules that they ask for."""
+        """Apply the ops to the lifecycle, and build the modules that they ask for."""
         epoch, accuracy, config = self.signals.epoch, self.signals.accuracy, self.config.lifecycle
         ready = advanceable(self.slots, epoch, accuracy, config) if config.auto_advance else None
         events = apply_ops(self.slots, epoch, accuracy, actions, executed)
         if ready is not None:
             advance(self.slots, ready & advanceable(self.slots, epoch, accuracy, config), epoch, accuracy)
-        for env, slot in np.argwhere(events.germinated).tolist():
-            rng = self.streams[env].planting(slot, int(self.slots.plantings[env, slot]))
-            self.population.plant(env, slot, self.blueprints[self.slots.blueprint[env, slot]], rng)
-        gated = (events.germinated | events.switched) & (self.slots.algorithm == Algorithm.GATE)
-        for env, slot in np.argwhere(gated).tolist():
-            rng = self.streams[env].gate(slot, int(self.slots.plantings[env, slot]))
-            self.population.build_gate(env, slot, rng)
-        self._free(events.pruned)
-        self._count_params()
+        self._build(events.germinated, events.germinated | events.switched)
         if events.fossilized.any():
             made_permanent, calm = np.asarray(events.fossilized.any(1)), self.governor.diverging == 0
-            self.population.snapshot(made_permanent & calm, self.slots.stage == Stage.FOSSILIZED)
+            self.population.snapshot(made_permanent & calm, FOSSIL.take(self.slots.stage))
             # A host that may be on its way out keeps the snapshot of a better time.
             self.population.snapshot(made_permanent & ~calm, events.fossilized, hosts=False)
         return events
 
+    def _build(self, planted: Bools, blended_anew: Bools) -> None:
+        slots = self.slots
+        if not blended_anew.any():
+            return
+        for env, slot in places(planted):
+            rng = self.streams[env].planting(slot, int(slots.plantings[env, slot]))
+            self.population.plant(env, slot, self.blueprints[slots.blueprint[env, slot]], rng)
+        gated = slots.algorithm == Algorithm.GATE
+        for env, slot in places(blended_anew & gated):
+            rng = self.streams[env].gate(slot, int(slots.plantings[env, slot]))
+            self.population.build_gate(env, slot, rng)
+        sizes = self._sizes.take(self._row + slots.blueprint) + np.where(gated, self._gate_sizes, 0)
+        slots.params = np.where(PRESENT.take(slots.stage), sizes, 0)
+
     def _tick(self, events: Events, cooling: Bools) -> None:
         self.signals.epoch = self.signals.epoch + 1
         arrived = tick(self.slots, self.signals.epoch, self.signals.accuracy, cooling, self.config.lifecycle)
-        self._free(arrived)
         events.pruned = events.pruned | arrived
+        self._free(events.pruned)
 
-    def _grow(self, alpha: Floats) -> tuple[Growth, counterfactuals.Plan]:
+    def _grow(self) -> tuple[Growth, counterfactuals.Plan]:
         """Train one epoch, then evaluate the main network, the committed one, and the coalitions that are due."""
-        slots = self.slots
-        plan = counterfactuals.plan(BLENDED[slots.stage], [streams.sampling for streams in self.streams])
-        wanted = self._coalitions(plan)
+        slots, epoch, ramps = self.slots, self.signals.epoch, self._ramps()
+        due = np.asarray(epoch % self.config.counterfactual_interval == 0)
+        plan = counterfactuals.plan(BLENDED.take(slots.stage), [streams.sampling for streams in self.streams], due)
         task, training = self.task, self.config.training
         state = SlotState(
             stage=slots.stage,
-            alpha=alpha,
+            alpha=ramps.alpha,
             algorithm=slots.algorithm,
-            updated=~schedules.pruning(slots, self.signals.epoch),
-            fossil=slots.stage == Stage.FOSSILIZED,
+            updated=~schedules.pruning(slots, epoch, ramps),
+            fossil=FOSSIL.take(slots.stage),
         )
         order = [self._order(streams) for streams in self.streams]
         views = [task.host.views(s.order, len(order[0])) for s in self.streams] if task.augment else None
+        macs = self._macs.take(self._row + slots.blueprint) * LEARNING.take(slots.stage)
+        macs = self._host_macs + macs.sum(1)
+        wanted = plan.beside(state.fossil)
         growth = self.population.grow(state, order, wanted, self.rates, training.proximal, views)
-        running = (slots.stage == Stage.TRAINING) | BLENDED[slots.stage]
-        macs = self._host_macs + np.where(running, self._macs[np.arange(self.num_slots), slots.blueprint], 0).sum(1)
         growth.flops += 6.0 * macs * len(order[0])  # forward, and backward twice as much; two flops a MAC
-        measured = growth.gradients.measured
-        slots.gradient_norm = np.where(measured, growth.gradients.norm, slots.gradient_norm)
-        slots.gradient_health = np.where(measured, growth.gradients.health, slots.gradient_health)
-        slots.vanishing = np.where(measured, growth.gradients.vanishing, slots.vanishing)
-        slots.exploding = np.where(measured, growth.gradients.exploding, slots.exploding)
+        found = growth.gradients
+        slots.put_gradients(found.measured, found.norm, found.health, found.vanishing, found.exploding)
         return growth, plan
 
     def _order(self, streams: Streams) -> Ints:
@@ -287,32 +298,20 @@ class Simulation:
         """Samples in the training split."""
         return int(self.population.data[0].tensors["train"][1].shape[1])
 
-    def _due(self) -> Bools:
-        return np.asarray(self.signals.epoch % self.config.counterfactual_interval == 0)
-
-    def _coalitions(self, plan: counterfactuals.Plan) -> Ints:
-        """Masks `[envs, 2 + k]`; where no measurement is due the rest repeats the main network, which is free."""
-        bits = 1 << np.arange(self.num_slots)
-        main = (plan.active @ bits)[:, None]
-        committed = ((self.slots.stage == Stage.FOSSILIZED) @ bits)[:, None]
-        due = np.where(self._due()[:, None], plan.masks, main)
-        return np.concatenate([main, committed, due], 1)
-
     def _govern(self, growth: Growth, plan: counterfactuals.Plan, events: Events) -> None:
         """Watch over the hosts; a lost one returns to its snapshot and loses its live seeds."""
         panic = watch(self.governor, growth.loss[:, MAIN], growth.finite, self.task.chance_loss)
-        fossilized = self.slots.stage == Stage.FOSSILIZED
+        fossilized = FOSSIL.take(self.slots.stage)
         self.counters.rolled_back = panic
         if panic.any():
             doomed = LIVE[self.slots.stage] & panic[:, None]
             self.population.restore(panic, fossilized)
             prune(self.slots, doomed, self.signals.accuracy, clock=1)
             self._free(doomed)
+            self._known = _Known()
             events.pruned = events.pruned | doomed
-            plan.active &= fossilized | ~panic[:, None]
-            # The same coalitions without the seeds just lost; a new plan might draw from the neighbours' generators.
-            plan.masks[panic] &= (plan.active @ (1 << np.arange(self.num_slots)))[panic, None]
-            loss, accuracy, flops = self._evaluate(panic, self._coalitions(plan)[panic])
+            plan.lose(doomed)
+            loss, accuracy, flops = self._evaluate(panic, plan.beside(fossilized)[panic])
             growth.loss[panic], growth.accuracy[panic] = loss, accuracy
             growth.flops[panic] += flops
         due = snapshot_due(self.governor)
@@ -335,17 +334,20 @@ class Simulation:
         terminated: Bools,
     ) -> Floats:
         """Bring signals, metrics, counters and ledger up to date; returns the hindsight earned."""
-        score = self._score(growth.loss, growth.accuracy)
+        score = self.task.score(growth.loss, growth.accuracy)
         signals.update(self.signals, growth.train_loss, growth.loss[:, MAIN], growth.accuracy[:, MAIN], score[:, MAIN])
         self.signals.last_op, self.signals.last_success = actions.op, executed
-        measurement, due = counterfactuals.measure(plan, score[:, FIXED:]), self._due()
+        measurement = counterfactuals.measure(plan, score[:, FIXED:])
         told = score[:, FIXED : FIXED + self.coalition_score.shape[1]]
-        self.coalition_score = np.where(due[:, None], told, UNMEASURED)
-        counterfactuals.record(self.slots, measurement, plan.active, due, self.signals.epoch)
+        self.coalition_score = np.where(plan.due[:, None], told, UNMEASURED)
+        counterfactuals.record(self.slots, measurement, plan.active, plan.due, self.signals.epoch)
         counters = self.counters
-        counters.created = counters.created + events.germinated.sum(1)
-        counters.fossilized = counters.fossilized + events.fossilized.sum(1)
-        counters.pruned = counters.pruned + events.pruned.sum(1)
+        happened = np.array((events.germinated, events.fossilized, events.pruned))
+        if happened.any():
+            created, fossilized, pruned = happened.sum(2)
+            counters.created = counters.created + created
+            counters.fossilized = counters.fossilized + fossilized
+            counters.pruned = counters.pruned + pruned
         counters.flops = counters.flops + growth.flops
         counters.committed = score[:, COMMITTED]
         counters.committed_accuracy = growth.accuracy[:, COMMITTED]
@@ -359,44 +361,41 @@ class Simulation:
             committed=counters.committed,
             interaction=measurement.interaction,
             shapley=measurement.shapley,
-            measured=due,
+            measured=plan.due,
             config=self.config.reward,
         )
 
     def _test(self, envs: Bools) -> None:
         """The final report: the committed network on the test split."""
-        bits = 1 << np.arange(self.num_slots)
-        committed = ((self.slots.stage[envs] == Stage.FOSSILIZED) @ bits)[:, None]
-        _, accuracy, _ = self._evaluate(envs, committed, "test")
+        committed = counterfactuals.coalition(FOSSIL.take(self.slots.stage[envs]))
+        _, accuracy, _ = self._evaluate(envs, committed[:, None], "test")
         self.counters.test_accuracy[envs] = accuracy[:, 0]
 
     def _evaluate(self, envs: Bools, wanted: Ints, split: str = "val") -> tuple[Floats, Floats, Floats]:
-        return self.population.evaluate(envs, wanted, self.alpha(), self.slots.algorithm, split)
+        alpha = schedules.alpha(self.slots, self.signals.epoch)
+        return self.population.evaluate(envs, wanted, alpha, self.slots.algorithm, split)
 
     def _free(self, pruned: Bools) -> None:
-        for env, slot in np.argwhere(pruned).tolist():
+        for env, slot in places(pruned):
             self.population.free(env, slot)
-
-    def _count_params(self) -> None:
-        slots = self.slots
-        sizes = self._sizes[np.arange(self.num_slots), slots.blueprint]
-        sizes = sizes + np.where(slots.algorithm == Algorithm.GATE, self._gate_sizes, 0)
-        slots.params = np.where(PRESENT[slots.stage], sizes, 0)
-
-    def _score(self, loss: Floats, accuracy: Floats) -> Floats:
-        return self.task.score(loss, accuracy)
 
     # What can be asked at any time
 
     def alpha(self) -> Floats:
         """Alpha in force, `[envs, slots]`."""
-        return schedules.alpha(self.slots, self.signals.epoch)
+        return self._ramps().alpha.copy()
+
+    def _ramps(self) -> Ramps:
+        if self._known.ramps is None:
+            self._known.ramps = Ramps.at(self.slots, self.signals.epoch)
+            self._known.ramps.alpha.setflags(write=False)  # whoever sees it in a transition sees what is in force
+        return self._known.ramps
 
     def legality(self) -> Bools:
         """`legal[env, op, slot]` of the present state, to read only."""
         if self._known.legal is None:
             epoch, accuracy, config = self.signals.epoch, self.signals.accuracy, self.config.lifecycle
-            self._known.legal = legality(self.slots, epoch, accuracy, self.plantable, config)
+            self._known.legal = legality(self.slots, epoch, accuracy, self.plantable, config, self._ramps())
             self._known.legal.setflags(write=False)  # the next step decides by this very array
         return self._known.legal
 
@@ -406,12 +405,14 @@ class Simulation:
 
     def features(self) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
         """Features of the present state, `[envs, features]`."""
-        return observation.encode(self.signals, self.slots, max_epochs=self.config.max_epochs, budget=self.budget)
+        return observation.encode(
+            self.signals, self.slots, max_epochs=self.config.max_epochs, budget=self.budget, ramps=self._ramps()
+        )
 
     def export_host(self, env: int) -> GrownNetwork:
         """The committed network of one environment as an independent module."""
         network, local = self.population.home(env)
-        return GrownNetwork(network, local, self.slots.stage[env] == Stage.FOSSILIZED, self.slots.algorithm[env])
+        return GrownNetwork(network, local, FOSSIL.take(self.slots.stage[env]), self.slots.algorithm[env])
 
     def _moment(self) -> reward.Moment:
         slots = self.slots
@@ -420,7 +421,7 @@ class Simulation:
             committed=self.counters.committed,
             stage=slots.stage.copy(),
             shapley=slots.shapley.copy(),
-            alpha=self.alpha(),
+            alpha=self._ramps().alpha,
             algorithm=slots.algorithm.copy(),
             params=slots.params.copy(),
             age=slots.age.copy(),

@@ -90,6 +90,13 @@ class Slots(Arrays):
             exploding=np.zeros(shape, bool),
         )
 
+    def put_gradients(self, measured: Bools, norm: Floats, health: Floats, vanishing: Bools, exploding: Bools) -> None:
+        """Take in the gradient statistics of the seeds that were `measured`; the others keep theirs."""
+        self.gradient_norm = np.where(measured, norm, self.gradient_norm)
+        self.gradient_health = np.where(measured, health, self.gradient_health)
+        self.vanishing = np.where(measured, vanishing, self.vanishing)
+        self.exploding = np.where(measured, exploding, self.exploding)
+
     def clear(self, mask: Bools) -> None:
         """Make the slots under `mask` DORMANT; only the count of plantings survives."""
         if mask.any():

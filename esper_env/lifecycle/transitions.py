@@ -10,7 +10,7 @@ from esper_env.actions import Actions, Op
 from esper_env.arrays import Arrays, Bools, Floats, Ints
 from esper_env.config import LifecycleConfig
 from esper_env.lifecycle import alpha as schedules
-from esper_env.lifecycle.stages import ALPHA_CONTROLLED, PRESENT, Stage
+from esper_env.lifecycle.stages import ALPHA_CONTROLLED, OCCUPIED, PRESENT, Stage
 from esper_env.lifecycle.state import NOT_BEGUN, Slots
 
 
@@ -26,7 +26,7 @@ class Events(Arrays):
     @classmethod
     def none(cls, shape: tuple[int, ...]) -> Events:
         """No event anywhere."""
-        return cls(*(np.zeros(shape, bool) for _ in range(4)))
+        return cls(*np.zeros((4, *shape), bool))
 
 
 def enter(slots: Slots, mask: Bools, stage: Stage, accuracy: Floats) -> None:
@@ -45,7 +45,7 @@ def prune(slots: Slots, mask: Bools, accuracy: Floats, *, clock: int = 0) -> Non
     enter(slots, mask, Stage.PRUNED, accuracy)
     slots.epochs_in_stage[mask] = clock
     schedules.rest(slots, mask, 0.0)
-    slots.params[mask] = 0
+    slots.params = np.where(mask, 0, slots.params)
 
 
 def apply_ops(slots: Slots, epoch: Ints, accuracy: Floats, actions: Actions, executed: Bools) -> Events:
@@ -56,10 +56,10 @@ def apply_ops(slots: Slots, epoch: Ints, accuracy: Floats, actions: Actions, exe
     """
     shape = slots.stage.shape
     events = Events.none(shape)
-    chosen = (np.arange(shape[1]) == actions.slot[:, None]) & executed[:, None]
 
     def acting(op: Op) -> Bools:
-        return np.asarray(chosen & (actions.op == op)[:, None])
+        envs = executed & (actions.op == op)
+        return np.asarray(envs[:, None] & (np.arange(shape[1]) == actions.slot[:, None]))
 
     asked = set(actions.op[executed].tolist())
     if Op.GERMINATE in asked:
@@ -116,19 +116,14 @@ def tick(slots: Slots, epoch: Ints, accuracy: Floats, cooling: Bools, config: Li
     `cooling` are the slots that were in cooldown when the step began; only those move on in it, so that a seed
     spends the same time in cooldown however it was pruned. Returned are the slots whose scheduled prune arrives.
     """
-    occupied = slots.stage != Stage.DORMANT
-    slots.epochs_in_stage += occupied & ~cooling
+    slots.epochs_in_stage += OCCUPIED.take(slots.stage) & ~cooling
     if cooling.any():
         _cool_down(slots, cooling, config)
-    arrived: Bools = (
-        ALPHA_CONTROLLED[slots.stage]
-        & (slots.target == 0)
-        & (slots.begun != NOT_BEGUN)
-        & ~schedules.running(slots, epoch)
-    )
+    arrived: Bools = ALPHA_CONTROLLED.take(slots.stage) & (slots.target == 0)
     if arrived.any():
+        arrived &= (slots.begun != NOT_BEGUN) & ~schedules.running(slots, epoch)
         prune(slots, arrived, accuracy, clock=1)
-    slots.age += PRESENT[slots.stage]
+    slots.age += PRESENT.take(slots.stage)
     return arrived
 
 

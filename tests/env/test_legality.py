@@ -13,7 +13,8 @@ from esper_env.lifecycle.stages import Stage
 from esper_env.lifecycle.state import Slots
 from esper_env.lifecycle.transitions import apply_ops
 from esper_env.masks import head_slices, masks
-from tests.conftest import BRIEF, simulate
+from esper_env.observation import encode
+from tests.conftest import BRIEF, HASTY, random_actions, simulate
 from tests.env.lifecycle_reference import (
     BLUEPRINT_NAMES,
     OPS,
@@ -206,3 +207,26 @@ def test_the_array_that_the_next_step_decides_by_cannot_be_written_to() -> None:
     simulation = simulate(2, training=BRIEF)
     with pytest.raises(ValueError, match="read-only"):
         simulation.legality()[0, Op.FOSSILIZE, 0] = True
+
+
+def test_what_a_simulation_says_is_what_its_arrays_say_after_resets_rollbacks_and_restored_states() -> None:
+    diverging = BRIEF | {"host_lr": 30.0}
+    simulation = simulate(3, max_epochs=100, lifecycle=HASTY, training=diverging)
+    generators = [np.random.default_rng(env) for env in range(3)]
+    rolled_back, state = 0, None
+    for t in range(40):
+        simulation.step(random_actions(simulation, generators))
+        rolled_back += simulation.counters.rolled_back.sum()
+        if t == 20:
+            state = simulation.get_state()
+        if t == 30:
+            simulation.set_state(state)
+        if t % 7 == 3:
+            simulation.reset(np.arange(3) == t % 3, [t])
+        slots, signals, config = simulation.slots, simulation.signals, simulation.config
+        legal = legality(slots, signals.epoch, signals.accuracy, simulation.plantable, config.lifecycle)
+        seen = encode(signals, slots, max_epochs=config.max_epochs, budget=simulation.budget)
+        np.testing.assert_array_equal(simulation.alpha(), schedules.alpha(slots, signals.epoch))
+        np.testing.assert_array_equal(simulation.legality(), legal)
+        np.testing.assert_array_equal(simulation.features(), seen)
+    assert rolled_back

@@ -92,10 +92,12 @@ def rotated(styles: Styles, by: int) -> Styles:
 def steps(simulations: Sequence[Simulation], count: int = 1) -> Work:
     """Work: complete steps, observation and masks included; a unit is one step of one environment."""
 
+    played = [(simulation, waiting(simulation.envs)) for simulation in simulations]
+
     def work() -> int:
-        for simulation in simulations:
+        for simulation, action in played:
             for _ in range(count):
-                simulation.step(waiting(simulation.envs))
+                simulation.step(action)
                 simulation.features()
                 simulation.masks()
             if simulation.counters.rolled_back.any():

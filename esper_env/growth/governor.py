@@ -41,19 +41,11 @@ def watch(governor: Governor, loss: Floats, finite: Bools, chance_loss: float) -
         finite: hosts whose parameters are all finite.
         chance_loss: the loss of guessing, L0.
     """
-    count = np.maximum(governor.filled, 1)
-    mean = governor.window.sum(1) / count
-    variance = np.square(governor.window).sum(1) / count - mean * mean
-    deviation = np.sqrt(np.maximum(variance, 0))
-    armed = governor.filled >= ARMED
-    lost = ~finite | ~np.isfinite(loss)
+    lost = ~(finite & np.isfinite(loss))
     safe = np.where(lost, 0.0, loss)
-    lobotomy = (
-        armed & (mean < LOBOTOMY_MEAN * chance_loss) & (np.abs(safe - chance_loss) <= LOBOTOMY_NEAR * chance_loss)
-    )
-    diverges = armed & (safe > 3 * mean) & (safe > mean + 6 * deviation) & (safe > 3 * chance_loss)
+    lobotomised, diverges = _judge(governor, safe, chance_loss)
     governor.diverging = np.where(diverges, governor.diverging + 1, 0)
-    panic = lost | lobotomy | (governor.diverging >= DIVERGENCE_STREAK)
+    panic = lost | lobotomised | (governor.diverging >= DIVERGENCE_STREAK)
     flagged = panic | diverges
     shifted = np.concatenate([governor.window[:, 1:], safe[:, None]], 1)
     governor.window = np.where(flagged[:, None], governor.window, shifted)
@@ -62,6 +54,19 @@ def watch(governor: Governor, loss: Floats, finite: Bools, chance_loss: float) -
     if panic.any():
         governor.put(panic, Governor.fresh(int(panic.sum())))
     return np.asarray(panic)
+
+
+def _judge(governor: Governor, loss: Floats, chance_loss: float) -> tuple[Bools, Bools]:
+    """Which hosts have fallen back to guessing, and which are on their way out, by the losses remembered of them."""
+    guesses, high = np.abs(loss - chance_loss) <= LOBOTOMY_NEAR * chance_loss, loss > 3 * chance_loss
+    if not (guesses | high).any():
+        return guesses, high
+    armed, count = governor.filled >= ARMED, np.maximum(governor.filled, 1)
+    mean = governor.window.sum(1) / count
+    variance = np.square(governor.window).sum(1) / count - mean * mean
+    deviation = np.sqrt(np.maximum(variance, 0))
+    lobotomised = armed & (mean < LOBOTOMY_MEAN * chance_loss) & guesses
+    return lobotomised, armed & (loss > 3 * mean) & (loss > mean + 6 * deviation) & high
 
 
 def snapshot_due(governor: Governor) -> Bools:

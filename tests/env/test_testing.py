@@ -11,7 +11,10 @@ from esper_env.actions import BLUEPRINTS, Op
 from esper_env.env import SeedEnv
 from esper_env.lifecycle.legality import permitted
 from esper_env.lifecycle.stages import Stage
+from esper_env.lifecycle.transitions import apply_ops
+from esper_env.masks import head_slices
 from esper_env.network.blueprints import IMPLEMENTATIONS
+from esper_env.observation import BASE_FEATURES, SLOT_FEATURES
 from esper_env.registration import IDS
 from esper_env.tasks import TASKS, find_task
 from esper_env.testing import ScriptedGrower, check_seed_env, waiting_twin
@@ -91,6 +94,33 @@ def observing(change):
     return broken("_observe", wrong)
 
 
+def masking(change):
+    """An environment that believes in masks changed by `change(masks)`, wherever it tells them."""
+    env = SeedEnv(**SHORT)
+    real = env._simulation.masks
+
+    def wrong():
+        masks = real()
+        change(masks)
+        return masks
+
+    env._simulation.masks = wrong
+    return env
+
+
+HEADS = head_slices(3, len(BLUEPRINTS))
+
+
+def let_alpha_leak(observation, info):
+    observation["features"][len(BASE_FEATURES) + [f.name for f in SLOT_FEATURES].index("alpha")] = 0.5
+    info["alpha"][0] = 0.5
+
+
+def count_a_seed_that_came_and_went(observation, info):
+    for name in ("seeds_created", "seeds_pruned"):
+        info[name] += info["epoch"] > 0
+
+
 def unmask(observation, info):
     observation["slot_by_op"][...] = 1
     observation["action_mask"][-6:] = 1
@@ -122,6 +152,20 @@ def fossilize_a_trained_seed(observation, info):
         (lambda: observing(fossilize_a_trained_seed), "features and info disagree.*stage_training"),
         (lambda: observing(mask_planting), "masks of observation and info differ"),
         (lambda: observing(unmask), "action_masks"),
+        (lambda: masking(lambda m: m.heads[:, HEADS["style"]].fill(False)), "a head allows nothing"),
+        (lambda: masking(lambda m: m.heads[:, HEADS["op"]][:, Op.WAIT].fill(False)), "WAIT is masked"),
+        (lambda: masking(lambda m: m.heads[:, HEADS["slot"]][:, 1].fill(False)), "not the union of the legal ops"),
+        (lambda: masking(lambda m: m.slot_by_op[:, Op.PRUNE].fill(False)), "a row of slot_by_op allows nothing"),
+        (lambda: masking(lambda m: m.slot_by_op[:, Op.WAIT].fill(True)), "does not allow the canonical slot alone"),
+        (lambda: masking(lambda m: m.slot_by_op[:, Op.ADVANCE].fill(True)), "does not allow the canonical slot alone"),
+        (lambda: observing(lambda o, i: o["blueprint_index"].fill(0)), "blueprint_index is not -1 just where DORMANT"),
+        (lambda: observing(lambda o, i: np.putmask(o["blueprint_index"], i["stage"] > 1, 12)), "planted blueprint 12"),
+        (lambda: observing(let_alpha_leak), "a seed that is not blended has alpha"),
+        (lambda: observing(lambda o, i: i.update(seeds_fossilized=1)), "seeds_fossilized is not 0"),
+        (lambda: observing(lambda o, i: i.update(contributing_fossilized=1)), "more fossils contribute than there are"),
+        (lambda: observing(lambda o, i: i.update(seed_params=7)), "seed_params without a seed"),
+        (lambda: observing(count_a_seed_that_came_and_went), "seeds_created rose by . where . slots did it"),
+        (lambda: observing(lambda o, i: i.update(test_accuracy=50.0)), "test_accuracy is not there just at the end"),
         (lambda: broken("action_masks", lambda env, masks: ~masks), r"action_masks\(\) differs"),
         (lambda: broken("step", lambda env, out: (out[0], np.float32(out[1]), *out[2:])), "the reward is"),
         (lambda: broken("step", lambda env, out: (out[0], out[1] + 1, *out[2:])), "its terms add up to"),
@@ -156,6 +200,17 @@ def test_it_notices_a_legal_action_that_is_refused(monkeypatch):
     monkeypatch.setattr("esper_env.simulation.permitted", lambda legal, op, slot, blueprint, plantable: op == Op.WAIT)
     with pytest.raises(AssertionError, match=r"the unmasked GERMINATE of conv_light on slot 0 .* was not executed"):
         check_seed_env(SeedEnv(**SHORT | {"blueprints": ["conv_light"]}))
+
+
+def test_it_notices_a_stage_that_is_skipped(monkeypatch):
+    def hasty(slots, epoch, accuracy, actions, executed):
+        events = apply_ops(slots, epoch, accuracy, actions, executed)
+        slots.stage[events.germinated] = Stage.TRAINING
+        return events
+
+    monkeypatch.setattr("esper_env.simulation.apply_ops", hasty)
+    with pytest.raises(AssertionError, match=r"after GERMINATE of .* slot \d went from DORMANT to TRAINING"):
+        check_seed_env(SeedEnv(**SHORT))
 
 
 def test_it_notices_a_refused_action_that_leaves_a_trace():

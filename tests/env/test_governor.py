@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from esper_env.actions import Op
+from esper_env.actions import Op, Style
 from esper_env.growth.governor import Governor, snapshot_due, watch
 from esper_env.growth.optimizer import Rates
-from esper_env.lifecycle.stages import LIVE, Stage
+from esper_env.lifecycle.stages import BLENDED, LIVE, Stage
+from esper_env.lifecycle.state import NEVER
 from esper_env.tasks import TASKS
 from tests.conftest import BRIEF, HASTY, action, play, random_actions, simulate, step
+from tests.env.test_blending import mixed
 
 L0 = float(np.log(10))
 QUICK = {"training": BRIEF, "lifecycle": HASTY}
@@ -94,10 +96,11 @@ def committed(simulation, env):
 
 
 def grown(**options):
-    """Two hosts, each with a fossil in slot 0, a blending seed in slot 1 and one in training in slot 2."""
+    """Two hosts, each with a gated fossil in slot 0, a blending seed in slot 1 and one in training in slot 2."""
     simulation = simulate(2, **options)
     for slot, advances in ((0, 2), (1, 2), (2, 1)):
-        step(simulation, action(Op.GERMINATE, slot, ("conv_light", "norm", "attention")[slot]))
+        style = Style.GATED_GATE if slot == 0 else Style.SIGMOID_ADD
+        step(simulation, action(Op.GERMINATE, slot, ("conv_light", "norm", "attention")[slot], style))
         for _ in range(advances):
             step(simulation, action(Op.ADVANCE, slot))
         if slot == 0:
@@ -141,14 +144,21 @@ def test_after_a_rollback_host_and_fossils_are_the_snapshot_without_momentum_and
         assert not momentum.any()
     assert simulation.slots.stage[0].tolist() == [Stage.FOSSILIZED, Stage.PRUNED, Stage.PRUNED]
     assert outcome.events.pruned.tolist() == [[False, True, True], [False] * 3]
+    assert simulation.slots.epochs_in_stage[0, 1:].tolist() == [1, 1]
+    # The seeds that are lost keep what was last measured of them, and losing them costs neither shock nor rent.
+    epoch = simulation.signals.epoch[0]
+    assert simulation.slots.measured[0].tolist() == [epoch, epoch - 1, NEVER]
+    for name in ("shock", "rent"):
+        assert outcome.terms[name][0] == undisturbed.terms[name][0]
     network, local = simulation.population.home(0)
     assert [key for key, bank in network.banks.items() if local in bank.envs] == [(0, "conv_light")]
     # What is observed and rewarded is the restored network.
-    masks = np.array([[1]])
+    masks = np.array([[1, 0]])
     only = np.array([True, False])
-    loss, accuracy, _ = simulation.population.evaluate(only, masks, simulation.alpha(), simulation.slots.algorithm)
+    loss, accuracy, flops = simulation.population.evaluate(only, masks, simulation.alpha(), simulation.slots.algorithm)
     assert simulation.signals.loss[0] == loss[0, 0]
     assert simulation.signals.accuracy[0] == accuracy[0, 0]
+    assert simulation.counters.flops[0] == twin.counters.flops[0] + flops[0]
     np.testing.assert_allclose(outcome.reward, np.sum([*outcome.terms.values()], 0))
     # The neighbour has noticed nothing, and training goes on for both.
     for _ in range(4):
@@ -248,6 +258,72 @@ def test_a_snapshot_is_taken_at_reset_and_the_moment_a_seed_is_fossilized():
     snapshots = [snapshot for _, _, snapshot in committed(simulation, 0)]
     assert torch.equal(snapshots[0], values[0])
     assert torch.equal(snapshots[1], seed)
+
+
+def test_every_five_healthy_epochs_host_and_fossils_are_remembered_as_they_are_then():
+    simulation, remembered = grown(**QUICK), []
+    for _ in range(6):
+        step(simulation)
+        remembered.append(simulation.governor.healthy[0] == 0)
+        for value, _, snapshot in committed(simulation, 0):
+            assert torch.equal(value, snapshot) == remembered[-1]
+    assert any(remembered)
+
+
+def test_a_new_fossil_renews_the_snapshots_of_host_and_older_fossils():
+    simulation = grown(**QUICK)
+    step(simulation, action(Op.ADVANCE, 1))
+    simulation.governor.healthy[:] = 0  # no other snapshot is due
+    before = [value.clone() for value, _, _ in committed(simulation, 0)]
+    step(simulation, action(Op.FOSSILIZE, 1))
+    after = committed(simulation, 0)
+    assert len(after) == len(before) + 1
+    for old, (value, _, snapshot) in zip(before, after[:-1], strict=True):
+        assert torch.equal(snapshot, old)
+        assert not torch.equal(snapshot, value)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_host_is_unsound_when_it_or_a_seed_that_counts_holds_a_number_that_is_not_finite(seed):
+    network, stage, _, _, rng = mixed(seed)
+    counting, everyone = BLENDED[stage], np.ones(network.hosts, bool)
+    stacks = [(network.trunk, range(network.hosts), everyone)]
+    for (slot, _), bank in network.banks.items():
+        stacks += [(stack, bank.envs, counting[:, slot]) for stack in bank.stacks()]
+    assert any(list(envs) != [*range(len(envs))] for _, envs, _ in stacks)
+    for stack, envs, counts in stacks:
+        for row, env in enumerate(envs):
+            whole = stack.value[row].clone()
+            stack.value[row, rng.integers(len(whole))] = rng.choice([np.nan, np.inf, -np.inf])
+            sound = everyone & ~((np.arange(network.hosts) == env) & counts[env])
+            np.testing.assert_array_equal(network.finite(counting), sound)
+            stack.value[row] = whole
+
+
+def test_a_rollback_is_the_same_however_the_hosts_are_stacked():
+    plant, advance, wait = action(Op.GERMINATE, 0, "conv_light", Style.GATED_GATE), action(Op.ADVANCE, 0), action()
+    plan = [plant, advance, advance, wait, wait, advance, action(Op.FOSSILIZE, 0), wait]
+
+    def run(**how):
+        simulation = simulate(5, on_panic="terminate", **how, **QUICK)
+        for vector in plan:
+            step(simulation, wait, vector, wait, wait, vector)
+        assert (simulation.slots.stage[:, 0] == Stage.FOSSILIZED).tolist() == [False, True, False, False, True]
+        for env in (1, 4):
+            poison_host(simulation, env)
+            poison_fossil(simulation, env)
+        step(simulation)
+        assert simulation.counters.rolled_back.tolist() == [False, True, False, False, True]
+        return simulation
+
+    one, several = run(chunk=5), run(chunk=2)
+    assert [end - start for start, end in several.population.bounds] == [2, 3]
+    np.testing.assert_array_equal(one.features(), several.features())
+    for name in ("test_accuracy", "flops", "objective"):
+        np.testing.assert_array_equal(getattr(one.counters, name), getattr(several.counters, name))
+    for env in range(5):
+        for ours, theirs in zip(committed(one, env), committed(several, env), strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_a_host_that_fossilizes_while_it_diverges_keeps_its_earlier_snapshot():

@@ -196,6 +196,18 @@ def test_the_exported_network_is_as_good_as_the_committed_one(finished):
     assert percent_right(env.export_host()) == pytest.approx(info["committed_accuracy"])
 
 
+def test_the_exported_network_is_the_committed_one_in_its_loss_too(finished):
+    env, _ = finished
+    simulation, (images, labels) = env._simulation, validation()
+    everyone, all_slots = np.ones(1, bool), np.array([[0b111]])
+    alpha, algorithm = simulation.alpha(), simulation.slots.algorithm
+    assert set(algorithm[0]) == {0, 1, 2}
+    loss, _, _ = simulation.population.evaluate(everyone, all_slots, alpha, algorithm)
+    with torch.no_grad():
+        found = functional.cross_entropy(env.export_host()(images), labels)
+    assert found.item() == pytest.approx(loss.item(), rel=1e-5)
+
+
 def test_live_seeds_are_not_exported():
     env = make(max_epochs=20).unwrapped
     env.reset(seed=3)

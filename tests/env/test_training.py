@@ -263,3 +263,24 @@ def test_stepping_with_gradients_turned_off_gives_the_same_epoch():
     with torch.no_grad():
         step(without)
     assert torch.equal(plain.population.stacks[0].trunk.value, without.population.stacks[0].trunk.value)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_stack_runs_on_one_thread_of_torch_and_the_users_number_is_left_alone(threads):
+    population = simulate(4, threads=threads).population
+
+    def fail(stack, start, end):
+        raise RuntimeError("a stack failed")
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        numbers = population._map(lambda stack, start, end: torch.get_num_threads())
+        with pytest.raises(RuntimeError, match="a stack failed"):
+            population._map(fail)
+        after = torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+        population.close()
+    assert numbers == [1] * threads
+    assert after == 2

@@ -142,6 +142,12 @@ def _download(root: Path) -> None:
             f"download=True fetches CIFAR-10 through torchvision, which is not installed: pip install torchvision, or "
             f"unpack {LAYOUTS[0].archive} from {PAGE} into {root} yourself."
         ) from error
+    except RuntimeError as error:  # what a torchvision raises that was built for another torch
+        raise ConfigError(
+            f"download=True fetches CIFAR-10 through torchvision, and the one that is installed does not run with this "
+            f"torch ({error}). Install the one that belongs to it, or unpack {LAYOUTS[0].archive} from {PAGE} into "
+            f"{root} yourself."
+        ) from error
     try:
         datasets.CIFAR10(str(root), download=True)
     except (OSError, RuntimeError) as error:

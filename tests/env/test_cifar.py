@@ -7,7 +7,7 @@ import struct
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -143,6 +143,36 @@ def test_a_complete_layout_is_taken_before_an_incomplete_one(tmp_path, cifar_fol
     (tmp_path / "data_batch_2").unlink()
     write_cifar(tmp_path)
     assert equal(Cifar10(tmp_path).load(), Cifar10(cifar_folder).load())
+
+
+def test_pixels_that_lie_column_by_column_are_read_in_their_order(tmp_path, cifar_folder):
+    for name, (pixels, labels) in write_python(tmp_path).items():
+        batch = {"data": np.asfortranarray(pixels.reshape(len(pixels), 3072)), "labels": labels.tolist()}
+        (tmp_path / name.removesuffix(".bin")).write_bytes(pickle.dumps(batch, protocol=2))
+    assert equal(Cifar10(tmp_path).load(), Cifar10(cifar_folder).load())
+
+
+def test_a_channel_that_is_the_same_everywhere_has_no_deviation_to_divide_by(tmp_path):
+    write_cifar(tmp_path)
+    for path in tmp_path.iterdir():
+        records = np.frombuffer(path.read_bytes(), np.uint8).reshape(-1, 3073).copy()
+        records[:, 1:1025] = 200
+        path.write_bytes(records.tobytes())
+    data = Cifar10(tmp_path).load()
+    for part in (data.train, data.val, data.test):
+        assert not part.inputs[..., 0].any()
+        assert part.inputs[..., 1].any()
+
+
+def test_a_file_of_the_same_length_written_later_is_read_anew(tmp_path):
+    write_cifar(tmp_path)
+    path = tmp_path / "test_batch.bin"
+    before = Cifar10(tmp_path).load().test.labels
+    records = np.frombuffer(path.read_bytes(), np.uint8).reshape(-1, 3073)
+    stamp = path.stat().st_mtime_ns + 10**9
+    path.write_bytes(records[::-1].tobytes())
+    os.utime(path, ns=(stamp, stamp))
+    np.testing.assert_array_equal(Cifar10(tmp_path).load().test.labels, before[::-1])
 
 
 def test_environments_share_one_copy_until_the_files_change(tmp_path):
@@ -368,6 +398,12 @@ def test_what_is_missing_is_downloaded_once_and_only_when_asked(tmp_path, monkey
     assert fetched == [place, tmp_path / "other"]
 
 
+def test_a_task_whose_source_downloads_does_so_in_every_environment(tmp_path):
+    assert Cifar10(download=True).at(str(tmp_path), False).download
+    assert Cifar10().at(str(tmp_path), True).download
+    assert not Cifar10().at(str(tmp_path), False).download
+
+
 @pytest.mark.parametrize("error", [OSError("no route to host"), RuntimeError("File not found or corrupted.")])
 def test_a_download_that_fails_says_so(tmp_path, monkeypatch, error):
     def fetch(root):
@@ -382,6 +418,15 @@ def test_a_download_without_torchvision_names_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)
     monkeypatch.setitem(sys.modules, "torchvision.datasets", None)
     with pytest.raises(ConfigError, match=r"pip install torchvision, or unpack cifar-10-python\.tar\.gz"):
+        Cifar10(tmp_path, download=True).load()
+
+
+def test_a_torchvision_of_another_torch_is_told_from_a_missing_one(tmp_path, monkeypatch):
+    def import_module(name):
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr("esper_env.tasks.cifar.importlib", SimpleNamespace(import_module=import_module))
+    with pytest.raises(ConfigError, match=r"does not run with this torch \(operator .* does not exist\)\. Install"):
         Cifar10(tmp_path, download=True).load()
 
 

@@ -3,7 +3,7 @@
 import pickle
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import gymnasium as gym
@@ -78,6 +78,54 @@ def holds(pixels, colour):
     return bool((pixels == np.array(colour, np.uint8)).all(-1).any())
 
 
+@dataclass
+class Sketch:
+    """What a picture of a frame consists of, in the place of its pixels."""
+
+    said: list = field(default_factory=list)
+    """Words with where they stand and their colour."""
+    boxes: list = field(default_factory=list)
+    dots: list = field(default_factory=list)
+    lines: list = field(default_factory=list)
+
+    def box(self, corner, size, fill=None, outline=None, *, radius=0, width=1.5):
+        self.boxes.append((corner, size, fill))
+
+    def dot(self, centre, radius, fill, outline=None):
+        self.dots.append((centre, radius, fill))
+
+    def line(self, points, colour, width):
+        self.lines.append((points, colour))
+
+    def words(self, at, words, size=14, colour=None, anchor="ls", *, bold=False):
+        self.said.append((at, words, colour))
+
+    def pixels(self):
+        return self
+
+    @property
+    def told(self):
+        """All the words in the order of drawing."""
+        return " ".join(words for _, words, _ in self.said)
+
+    def beside(self, label):
+        """Words and colour of what stands on the line of this label, to the right of it."""
+        ((x, y),) = [at for at, words, _ in self.said if words == label]
+        return [(words, colour) for at, words, colour in self.said if at[1] == y and at[0] > x]
+
+    def curve(self, colour):
+        """The points of the curve of this colour."""
+        (points,) = [points for points, drawn in self.lines if drawn == colour and len(points) > 2]
+        return points
+
+
+@pytest.fixture
+def sketch(monkeypatch):
+    """Draws a frame as a `Sketch`."""
+    monkeypatch.setattr("esper_env.render.picture.Canvas", Sketch)
+    return picture
+
+
 # The frame
 
 
@@ -139,6 +187,24 @@ def test_the_text_says_what_a_script_did(frames):
     assert "·gtbbbhFFF" in text(frames[9])
     assert "····ggggx-" in text(frames[9])
     assert "(not legal: it waited)" in text(frames[9])
+
+
+def test_the_curves_of_the_text_are_as_high_as_the_accuracies(frames):
+    height = "▁▂▃▄▅▆▇█"
+    for frame in frames:
+        rows = {line.split()[0]: line[10:] for line in text(frame).splitlines() if line}
+        for label, name in (("accuracy", "accuracy"), ("permanent", "committed_accuracy")):
+            percent = [getattr(epoch, name) for epoch in frame.epochs]
+            drawn, now = rows[label].split(maxsplit=1)
+            assert [height.index(mark) for mark in drawn] == [int(p // 12.5) for p in percent]
+            assert now.startswith(f"{percent[-1]:.1f} %")
+
+
+def test_the_table_of_the_text_has_the_alpha_and_the_worth_of_every_seed(frames):
+    view = in_stage(frames[-1], Stage.HOLDING)
+    (row,) = [line for line in text(view).splitlines() if line.startswith("slot 1") and "attention" in line]
+    assert row.split()[2:] == ["attention", "HOLDING", "0", "███░░░░", "0.40→0.7", "-2.5", "points", "7"]
+    assert f"390 + {sum(slot.params for slot in view.slots)} parameters" in text(view)
 
 
 def test_the_text_of_the_last_epoch_gives_the_test_accuracy():
@@ -224,6 +290,96 @@ def test_terms_without_room_are_taken_together(frames):
     verdict = np.s_[530:, 660:]
     many = replace(frames[-1], terms={f"term{i}": 0.5 for i in range(30)}, test_accuracy=50.0)
     np.testing.assert_array_equal(picture(many)[verdict], picture(replace(many, terms={}))[verdict])
+
+
+def test_the_picture_tells_what_was_done_what_came_of_it_and_what_it_paid(sketch, frames):
+    assert "none yet" in sketch(frames[0]).told
+    for frame in frames[1:]:
+        drawn = sketch(frame)
+        assert f"epoch {frame.now.number} of 12" in drawn.told
+        assert f"{frame.now.accuracy:.1f} %" in drawn.told
+        assert f"task digits: 390 parameters + {sum(slot.params for slot in frame.slots)} in seeds" in drawn.told
+        assert frame.action in drawn.told
+        assert ("not legal: it waited instead" in drawn.told) == (not frame.executed)
+        for event in frame.news():
+            assert str(event) in drawn.told
+        assert drawn.beside("Reward of this epoch")[0][0] == f"{frame.reward:+.3f}"
+        for name, value in frame.terms.items():
+            if abs(value) >= 0.0005:
+                assert drawn.beside(name)[0] == (f"{value:+.3f}", ACCURACY if value > 0 else ALARM)
+    assert not frames[-1].executed
+
+
+def test_the_picture_names_every_slot_and_what_is_in_it(sketch, frames):
+    for frame in frames:
+        drawn = sketch(frame)
+        for number, slot in enumerate(frame.slots):
+            assert f"slot {number}: {slot.blueprint or 'empty'}" in drawn.told
+            assert slot.stage == Stage.DORMANT or slot.stage.name in drawn.told
+    said = [(words, colour) for _, words, colour in sketch(in_stage(frames[-1], Stage.HOLDING)).said]
+    assert ("worth -2.5 points", ALARM) in said
+    assert "0.40" in [words for words, _ in said]
+    assert "7 parameters" in [words for words, _ in said]
+
+
+def test_the_verdict_is_of_the_test_data(sketch, frames):
+    assert "The end" not in sketch(frames[-1]).told
+    assert "The end: 12.5 % on the test data" in sketch(replace(frames[-1], test_accuracy=12.5)).told
+
+
+@pytest.mark.parametrize("alpha", [0.25, 0.5, 1.0])
+def test_the_bar_of_a_slot_is_as_full_as_its_alpha(sketch, frames, alpha):
+    frame = in_stage(frames[0], Stage.BLENDING)
+    frame = replace(frame, slots=(frame.slots[0], replace(frame.slots[1], alpha=alpha), frame.slots[2]))
+    bars = [(corner, size, fill) for corner, size, fill in sketch(frame).boxes if size[1] == 9]
+    (whole, full) = bars
+    assert (whole[0], full[0], full[2]) == (full[0], whole[0], COLOURS[Stage.BLENDING])
+    assert full[1][0] == pytest.approx(alpha * whole[1][0])
+
+
+def test_the_bar_of_the_episode_is_as_full_as_it_is_over(sketch, frames):
+    for frame in frames:
+        (whole, full) = [size[0] for _, size, _ in sketch(frame).boxes if size[1] == 8]
+        assert full == pytest.approx(whole * frame.now.number / 12)
+
+
+def test_the_curves_go_through_the_accuracies_and_the_epochs(sketch, frames):
+    drawn = sketch(frames[-1])
+    heights = {words: at[1] for at, words, _ in drawn.said if words in ("0 %", "100 %")}
+    places = {words: at[0] for at, words, _ in drawn.said if words in ("0", "12")}
+    for colour, name in ((ACCURACY, "accuracy"), (PERMANENT, "committed_accuracy")):
+        x, y = np.transpose(drawn.curve(colour))
+        percent = [getattr(epoch, name) for epoch in frames[-1].epochs]
+        np.testing.assert_allclose(100 * (y - heights["0 %"]) / (heights["100 %"] - heights["0 %"]), percent, atol=1e-6)
+        np.testing.assert_allclose(12 * (x - places["0"]) / (places["12"] - places["0"]), range(len(SCRIPT) + 1))
+
+
+def test_what_happened_is_marked_on_the_curve_where_it_began(sketch, frames):
+    drawn = sketch(frames[-1])
+    curve = drawn.curve(ACCURACY)
+    marks = [(centre, fill) for centre, radius, fill in drawn.dots if radius == 4.5]
+    assert marks == [
+        (curve[event.epoch - 1], COLOURS[event.stage])
+        for event in frames[-1].events()
+        if event.stage not in (Stage.EMBARGOED, Stage.RESETTING, Stage.DORMANT)
+    ]
+    assert len(marks) == 7
+
+
+def test_the_life_of_a_slot_has_the_colours_of_its_stages_over_their_epochs(sketch, frames):
+    drawn = sketch(frames[-1])
+    (zero, one) = (drawn.curve(ACCURACY)[epoch][0] for epoch in (0, 1))
+    bands = [(corner, size, fill) for corner, size, fill in drawn.boxes if size[1] == 15]
+    heights = sorted({corner[1] for corner, _, _ in bands})
+    for slot, height in enumerate(heights):
+        lived = [Stage.DORMANT] * len(SCRIPT)
+        for corner, size, fill in bands:
+            if corner[1] == height and fill in COLOURS.values():
+                begin, length = round((corner[0] - zero) / (one - zero)), round(size[0] / (one - zero))
+                lived[begin : begin + length] = [fill] * length
+        want = [epoch.stages[slot] for epoch in frames[-1].epochs[1:]]
+        assert lived == [stage if stage == Stage.DORMANT else COLOURS[stage] for stage in want]
+    assert len(heights) == 3
 
 
 # The environment

@@ -16,13 +16,14 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+from esper_env.actions import Op
 from esper_env.config import ConfigError
 from esper_env.env import SeedEnv
 from esper_env.network.cnn import MARGIN, VIEWS, CnnHost, seen
 from esper_env.tasks import TASKS
 from esper_env.tasks.cifar import Cifar10
 from esper_env.waiting import waiting_twin
-from tests.conftest import play, simulate, step, write_cifar
+from tests.conftest import HASTY, action, play, simulate, step, write_cifar
 from tests.properties.fingerprints import differences
 
 SPLITS = ("train", "val", "test")
@@ -543,3 +544,20 @@ def test_an_epoch_repeats_bit_for_bit_and_draws_anew_in_the_next():
         step(other)
         assert one.streams[0].order.bit_generator.state != before
     assert not differences(one.get_state(), other.get_state())
+
+
+def test_states_forks_and_pickles_go_on_with_the_same_images_seen_the_same_way():
+    brief = {"training": BRIEF, "lifecycle": HASTY, "max_epochs": 8}
+    env, other = SeedEnv(task="cifar10_impaired", **brief), SeedEnv(task="cifar10_impaired", **brief)
+    env.reset(seed=2)
+    for vector in (action(Op.GERMINATE, 1, "conv_light"), action(Op.ADVANCE, 1), action(Op.ADVANCE, 1)):
+        *_, info = env.step(np.array(vector))
+        assert info["action_executed"]
+    other.reset(seed=3)
+    other.set_state(pickle.loads(pickle.dumps(env.get_state())))
+    copies = [other, env.fork(), pickle.loads(pickle.dumps(env))]
+    for _ in range(5):
+        want = env.step(np.array(action()))
+        for copied in copies:
+            assert not differences(want, copied.step(np.array(action())))
+    assert want[2]

@@ -1,13 +1,16 @@
 """Where networks live, and how seldom a step waits for them."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
 
+from esper_env.actions import Op, Style
 from esper_env.env import SeedEnv
 from esper_env.lifecycle.stages import BLENDED, Stage
 from esper_env.vector_env import SeedVectorEnv
-from tests.conftest import BRIEF, BRIEF_TEXTS, HASTY, play, simulate, step
+from tests.conftest import BRIEF, BRIEF_TEXTS, HASTY, action, play, simulate, step
 
 WAITING = ("cpu", "item", "tolist", "__bool__", "__int__", "__float__", "nonzero")
 """Methods of a tensor for which the processor waits until a GPU has got that far."""
@@ -67,6 +70,68 @@ def test_a_rollback_waits_for_one_evaluation_more(waits):
     assert len(waits) <= PER_STEP + 2
 
 
+@pytest.fixture
+def far(monkeypatch):
+    """Makes of torch's device without values a GPU: what is fetched is all ones, or zeros for what is said not to be.
+
+    There every tensor has a place and a shape. Whoever mixes places, or needs a value without fetching it, gets an
+    error, as nobody would on a processor.
+    """
+
+    class Far:
+        fetched: ClassVar[list] = []
+        sound = True
+
+    def fetch(tensor):
+        Far.fetched.append(tensor)
+        value = torch.ones(tensor.shape, dtype=tensor.dtype)
+        return value if Far.sound or tensor.dtype != torch.bool or tensor.ndim > 1 else ~value
+
+    monkeypatch.setattr(torch.Tensor, "cpu", fetch)
+    return Far
+
+
+@pytest.mark.parametrize("task", ["digits", "digits_deep", "shapes", "cifar10_impaired", "story_grammar"])
+def test_a_step_mixes_no_devices_and_needs_no_value_but_what_it_fetches(task, far):
+    training = BRIEF_TEXTS if task == "story_grammar" else BRIEF
+    simulation = simulate(6, task=task, training=training, lifecycle=HASTY, max_epochs=40, device="meta")
+    seen = set()
+    for seed in range(14):
+        play(simulation, 1, seed)
+        seen |= set(simulation.slots.stage.ravel().tolist())
+        far.fetched.clear()
+        far.sound = seed != 12
+        step(simulation)
+        assert all(tensor.is_meta for tensor in far.fetched)
+        assert len(far.fetched) <= PER_STEP + 2 * (not far.sound)
+        assert simulation.counters.rolled_back.all() == (not far.sound)
+    assert seen >= {Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING, Stage.HOLDING, Stage.FOSSILIZED}
+    (network,), (data,) = simulation.population.stacks, simulation.population.data
+    assert all(tensor.is_meta for tensor in tensors_of(network, data))
+
+
+def test_states_forks_and_exports_stay_on_the_device(far):
+    env = SeedEnv(task="digits", training=BRIEF, lifecycle=HASTY, max_epochs=4, device="meta")
+    env.reset(seed=0)
+    env.step(np.array(action(Op.GERMINATE, 0, "conv_light", Style.GATED_GATE)))
+    fork = env.fork()
+    fork.set_state(env.get_state())
+    for _ in range(3):
+        *_, terminated, _, info = fork.step(np.array(action(Op.ADVANCE, 0)))
+    assert terminated
+    assert info["test_accuracy"] > 0
+    assert all(tensor.is_meta for tensor in fork.export_host().state_dict().values())
+    population = fork._simulation.population
+    assert all(tensor.is_meta for tensor in tensors_of(population.stacks[0], population.data[0]))
+
+
+def tensors_of(network, data):
+    """Everything that a stack keeps."""
+    stacks = [network.trunk, *(s for bank in network.banks.values() for s in bank.stacks())]
+    kept = [t for stack in stacks for t in (stack.value, stack.momentum, stack.snapshot)]
+    return kept + [tensor for pair in data.tensors.values() for tensor in pair]
+
+
 @needs_cuda
 @pytest.mark.parametrize("task", ["digits", "digits_deep", "shapes", "story_grammar"])
 def test_everything_lives_on_the_device_that_was_asked_for(task):
@@ -74,10 +139,7 @@ def test_everything_lives_on_the_device_that_was_asked_for(task):
     play(simulation, 12)
     assert len(simulation.population.bounds) == 1
     for network, data in zip(simulation.population.stacks, simulation.population.data, strict=True):
-        stacks = [network.trunk, *(s for bank in network.banks.values() for s in bank.stacks())]
-        tensors = [t for stack in stacks for t in (stack.value, stack.momentum, stack.snapshot)]
-        tensors += [tensor for pair in data.tensors.values() for tensor in pair]
-        assert all(tensor.is_cuda for tensor in tensors)
+        assert all(tensor.is_cuda for tensor in tensors_of(network, data))
 
 
 @needs_cuda

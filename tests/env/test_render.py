@@ -16,6 +16,7 @@ from esper_env.actions import Op, blueprint_names
 from esper_env.config import ConfigError
 from esper_env.env import SeedEnv
 from esper_env.lifecycle.stages import Stage
+from esper_env.observation import SLOT_FEATURES
 from esper_env.render import screen
 from esper_env.render.frame import MEANING, look, words
 from esper_env.render.picture import ACCURACY, ALARM, COLOURS, HEIGHT, PERMANENT, WIDTH, picture
@@ -383,6 +384,33 @@ def test_the_life_of_a_slot_has_the_colours_of_its_stages_over_their_epochs(sket
 
 
 # The environment
+
+
+def test_a_frame_tells_what_info_and_the_observation_tell():
+    env = make("ansi")
+    env.reset(seed=1)
+    names = [feature.name for feature in SLOT_FEATURES]
+    measured = 0
+    for vector in SCRIPT:
+        observation, reward, *_, info = env.step(np.array(vector))
+        frame = env.unwrapped._viewer.frame
+        now, slots = frame.now, frame.slots
+        assert now.number == info["epoch"]
+        assert now.rolled_back == info["rolled_back"]
+        assert now.accuracy == pytest.approx(info["val_accuracy"])
+        assert now.committed_accuracy == pytest.approx(info["committed_accuracy"])
+        assert (frame.host_params, frame.executed) == (info["host_params"], info["action_executed"])
+        assert sum(slot.params for slot in slots) == info["seed_params"]
+        assert frame.reward == pytest.approx(reward)
+        np.testing.assert_array_equal([slot.stage for slot in slots], info["stage"])
+        np.testing.assert_allclose([slot.alpha for slot in slots], info["alpha"])
+        seen = observation["features"][-len(slots) * len(names) :].reshape(len(slots), -1)
+        for slot, row in zip(slots, seen, strict=True):
+            if slot.contribution is not None:
+                measured += 1
+                assert np.clip(slot.contribution, -10, 10) / 10 == pytest.approx(row[names.index("contribution")])
+                assert slot.target == pytest.approx(row[names.index("alpha_target")])
+    assert measured > 3
 
 
 @pytest.mark.parametrize("mode", RENDER_MODES)

@@ -229,6 +229,34 @@ def test_local_attention_is_flex_attention():
         torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)  # on a CPU FlexAttention has no backward
 
 
+class OnGpu(torch.Tensor):
+    """A tensor that says it were on a GPU, for code that chooses by that."""
+
+    is_cuda = True
+
+
+def test_flex_attention_runs_where_there_is_a_gpu_and_a_mask_does_elsewhere(monkeypatch):
+    chosen = []
+    for name in ("flex", "local"):
+        monkeypatch.setattr(
+            transformer_blueprints, name, lambda qkv, batch, name=name: chosen.append((name, batch)) or qkv[..., :16]
+        )
+    blueprint = IMPLEMENTATIONS["flex_attention", TRANSFORMER]
+    parameters = {key: torch.from_numpy(p[None]) for key, p in blueprint.init(16, np.random.default_rng(0)).items()}
+    x = torch.randn(5, 16, 40, 1)
+    blueprint.delta(parameters, x)
+    blueprint.delta(parameters, x.as_subclass(OnGpu))
+    assert chosen == [("local", 5), ("flex", 5)]
+
+
+@pytest.mark.parametrize("layers", [2, 8])
+def test_what_is_added_to_the_residual_stream_begins_smaller_the_more_of_it_there_is(layers):
+    parameters = replace(HOST, width=64, layers=layers, num_slots=1).init(np.random.default_rng(0))
+    for layer, name in itertools.product(range(layers), ("attend", "attended", "widen", "narrow")):
+        share = (2 * layers) ** -0.5 if name in ("attended", "narrow") else 1.0
+        assert parameters[f"layer{layer}.{name}"].std() == pytest.approx(0.02 * share, rel=0.05)
+
+
 def test_a_window_of_the_whole_text_is_attention_without_one():
     qkv = torch.randn(2, 3 * WINDOW, 3 * 16, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(transformer_blueprints.local(qkv, 3), tokens.attend(qkv, 3, HEADS))

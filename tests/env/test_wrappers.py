@@ -88,6 +88,34 @@ def test_a_seed_gives_the_episode_that_the_wrapped_environment_gives():
         assert all(np.array_equal(mine[name], theirs[name]) for name in theirs)
 
 
+def test_what_is_given_to_reset_reaches_the_wrapped_environment(monkeypatch):
+    env, asked = make(), {}
+    flat = FlatDiscrete(env)
+    real = env.reset
+    monkeypatch.setattr(env, "reset", lambda **given: asked.update(given) or real(**given))
+    flat.reset(seed=3, options={"whatever": 1})
+    assert asked == {"seed": 3, "options": {"whatever": 1}}
+
+
+def test_hosts_of_a_stack_restart_alone_with_their_seed_as_they_do_without_the_wrapper():
+    options = OPTIONS | {"autoreset_mode": "disabled"}
+    plain, wrapped = (gym.make_vec(ID, 3, "vector_entry_point", **options) for _ in range(2))
+    flat, restart = FlatDiscreteVector(wrapped), {"reset_mask": np.array([False, True, False])}
+    flat.reset(seed=4), plain.reset(seed=4)
+    rng = np.random.default_rng(0)
+    for step in range(6):
+        numbers = np.array([rng.choice(np.flatnonzero(mask)) for mask in flat.action_masks()])
+        mine, my_rewards, _, _, info = flat.step(numbers)
+        theirs, rewards, _, _, _ = plain.step(flat.joint_actions.vectors[numbers])
+        np.testing.assert_array_equal(my_rewards, rewards)
+        if step == 3:
+            (mine, info), (theirs, _) = (envs.reset(seed=[7, 8, 9], options=restart) for envs in (flat, plain))
+            assert info["epoch"].tolist() == [4, 0, 4]
+        np.testing.assert_array_equal(info["action_mask"], flat.joint_actions.mask(mine))
+        for name in theirs:
+            np.testing.assert_array_equal(mine[name], theirs[name])
+
+
 def test_gymnasium_checks_remakes_and_flattens_it():
     env = FlatDiscrete(make())
     with pytest.warns(UserWarning, match="different from the unwrapped"):

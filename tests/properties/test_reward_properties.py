@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from esper_env.actions import BLUEPRINTS, CNN, Curve, Op, Style
+from esper_env.actions import BLUEPRINTS, CNN, TRANSFORMER, Curve, Op, Style
 from esper_env.lifecycle.stages import Stage
 from esper_env.vector_env import SeedVectorEnv
 from tests.conftest import action
@@ -15,7 +15,8 @@ from tests.properties.players import Player
 
 CHEAP = {"batches_per_epoch": 1, "batch_size": 32, "val_samples": 64}
 QUICK = {"min_training_epochs": 1, "embargo_epochs": 2}
-NAMES = [row.name for row in BLUEPRINTS if CNN in row.topologies]
+CHEAP_TEXTS = {"batches_per_epoch": 1, "batch_size": 2, "val_samples": 4}
+NAMES, FOR_TEXTS = ([row.name for row in BLUEPRINTS if kind in row.topologies] for kind in (CNN, TRANSFORMER))
 HOSTS = 8
 STORMS = (
     {"task": "digits", "on_panic": "rollback"},
@@ -94,11 +95,12 @@ def test_hindsight_is_paid_only_when_a_fossilization_raises_the_committed_score(
     assert (paid[episodes.alive & ~earned] == 0).all()
 
 
-@pytest.mark.parametrize("task", ["digits", "digits_deep", "shapes"])
+@pytest.mark.parametrize("task", ["digits", "digits_deep", "shapes", "story_grammar"])
 def test_planting_and_pruning_before_blending_costs_exactly_the_ops_for_every_blueprint_and_timing(task):
     timings = [(0, None, 1), (3, None, 9), (1, 2, 4), (0, 1, 11), (10, 11, 12)]
     plans, costs = [{}], [0.0]
-    for i, name in enumerate(NAMES):
+    names, training = (FOR_TEXTS, CHEAP_TEXTS) if task == "story_grammar" else (NAMES, CHEAP)
+    for i, name in enumerate(names):
         for j, (plant, advance, prune) in enumerate(timings):
             slot, style = (i + j) % 3, Style((i + j) % 4)
             plan = {
@@ -107,7 +109,9 @@ def test_planting_and_pruning_before_blending_costs_exactly_the_ops_for_every_bl
             }
             plans.append(plan if advance is None else plan | {advance: action(Op.ADVANCE, slot)})
             costs.append(-0.02 * GAMMA**plant - 0.005 * GAMMA**prune)
-    episodes = record(make(len(plans), task=task, max_epochs=13), timetable(*plans), [7] * len(plans))
+    episodes = record(
+        make(len(plans), task=task, max_epochs=13, training=training), timetable(*plans), [7] * len(plans)
+    )
     assert (episodes.last("seeds_pruned")[1:] == 1).all()
     assert episodes.info["action_executed"].all()
     total = episodes.discounted()

@@ -101,7 +101,9 @@ def flex(qkv: Tensor, batch: int, compiled: bool = True) -> Tensor:
 def _attention(compiled: bool) -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=False) if compiled else flex_attention
+    # For any number of sequences: banks and coalitions change it all the time, and after eight kernels torch would
+    # go on with the unfused version, whatever it costs.
+    return torch.compile(flex_attention) if compiled else flex_attention
 
 
 @cache

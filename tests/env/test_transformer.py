@@ -4,11 +4,13 @@ import copy
 import itertools
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo.testing import CompileCounter
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -233,6 +235,20 @@ class OnGpu(torch.Tensor):
     """A tensor that says it were on a GPU, for code that chooses by that."""
 
     is_cuda = True
+
+
+def test_one_kernel_of_flex_attention_serves_banks_of_any_size(monkeypatch):
+    torch._dynamo.reset()
+    kernels = CompileCounter()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=kernels))
+    transformer_blueprints._attention.cache_clear()
+    try:
+        for hosts in range(1, 13):
+            transformer_blueprints.flex(torch.randn(hosts, 2 * 40, 3 * 64), 2)
+    finally:
+        transformer_blueprints._attention.cache_clear()
+        torch._dynamo.reset()
+    assert 1 <= kernels.frame_count <= 3
 
 
 def test_flex_attention_runs_where_there_is_a_gpu_and_a_mask_does_elsewhere(monkeypatch):

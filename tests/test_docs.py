@@ -233,6 +233,23 @@ def test_documents_link_to_pages_that_exist():
         assert (ROOT / link).exists(), link
 
 
+def test_the_results_of_the_readme_are_those_of_the_protocol():
+    """Of `digits`: return with its interval, accuracy and parameters."""
+    readme = _by_agent((ROOT / "README.md").read_text(encoding="utf-8").partition("## The agent")[2])
+    found = _by_agent(PAGES["results.md"].partition("## digits")[2].partition("\n## ")[0])
+    assert {"lstm", "schedule", "heuristic", "wait", "random"} <= readme.keys() <= found.keys()
+    for agent, (gained, accuracy, params) in readme.items():
+        _, _, whole, interval, size, *_ = found[agent]
+        assert (gained, accuracy, params) == (whole, interval.partition(" ")[0], size), agent
+
+
+def _by_agent(text):
+    """The first table's cells, but for the first, by the contestant that it begins with."""
+    table = re.search(r"^\| agent .*\n(?:\|.*\n)+", text, re.MULTILINE).group()
+    lines = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines()[2:]]
+    return {re.match(r"`([^`]+)`", name).group(1): cells for name, *cells in lines}
+
+
 # Code
 
 

@@ -13,7 +13,7 @@ from esper_env.actions import Algorithm, Op
 from esper_env.arrays import Floats, Ints
 from esper_env.lifecycle import alpha as schedules
 from esper_env.lifecycle.alpha import Ramps
-from esper_env.lifecycle.stages import PRESENT, Stage
+from esper_env.lifecycle.stages import OCCUPIED, PRESENT, Stage
 from esper_env.lifecycle.state import NEVER, Slots
 from esper_env.signals import Signals, trend, volatility
 
@@ -102,7 +102,7 @@ def _scales(envs: int, num_slots: int) -> tuple[npt.NDArray[np.float32], ...]:
 
 
 # Enums become numbers through these tables, never by arithmetic on their values.
-_ACTIVE: Floats = np.array([stage != Stage.DORMANT for stage in Stage], np.float32)
+_ACTIVE: Floats = OCCUPIED.astype(np.float32)
 _STAGE_COLUMNS: Floats = np.column_stack((_ACTIVE, np.eye(len(Stage), dtype=np.float32) * _ACTIVE))
 _STAGE_SHARES: Floats = np.stack((PRESENT, *np.eye(len(Stage))[[Stage.TRAINING, Stage.BLENDING, Stage.HOLDING]]))
 _OP_COLUMNS: Floats = np.eye(len(Op), dtype=np.float32)

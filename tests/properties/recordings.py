@@ -7,6 +7,7 @@ import numpy as np
 from esper_env.actions import CNN, Op, blueprint_names
 from esper_env.env import SeedEnv
 from esper_env.lifecycle.stages import Stage
+from esper_env.tasks import TASKS as ALL_TASKS
 from esper_env.vector_env import SeedVectorEnv
 from tests.conftest import action
 from tests.properties.fingerprints import digest
@@ -18,7 +19,8 @@ OPTIONS = {
     "lifecycle": {"min_training_epochs": 1, "embargo_epochs": 1},
     "max_epochs": STEPS,
 }
-TEXTS = {"batches_per_epoch": 1, "batch_size": 2, "val_samples": 4}
+FEW = {"batches_per_epoch": 1, "batch_size": 2, "val_samples": 4}
+"""Training options where a sample takes long: texts, and photographs."""
 OPENING = [
     action(Op.GERMINATE, 0, "conv_small"),
     action(Op.PRUNE, 0),
@@ -33,6 +35,9 @@ OPENING = [
 """How the first host begins, to be sure of every stage."""
 FOR_TEXTS = {"conv_small": "lora", "conv_light": "mlp_small"}
 """What is planted in a language host instead."""
+SMALL_IMAGES = ("digits", "digits_capable", "digits_deep", "shapes")
+TASKS = tuple(name for name in ALL_TASKS if not name.startswith("tinystories"))
+"""Of the others, whose hosts take a second for an epoch, test_tinystories plays an episode."""
 KINDS = {"single": SeedEnv, "vector": SeedVectorEnv}
 
 
@@ -48,7 +53,7 @@ class Recording:
 
 def make(kind, task, **more):
     """An environment of either class; the vector one has several hosts."""
-    options = OPTIONS | {"task": task} | ({"training": TEXTS} if task == "story_grammar" else {})
+    options = OPTIONS | {"task": task} | ({} if task in SMALL_IMAGES else {"training": FEW})
     if kind == "single":
         return SeedEnv(**options)
     return SeedVectorEnv(HOSTS, **({"autoreset_mode": "disabled"} | options | more))

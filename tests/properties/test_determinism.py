@@ -9,9 +9,8 @@ import pytest
 
 from esper_env.lifecycle.stages import Stage
 from tests.properties import recordings
-from tests.properties.recordings import STEPS, disturb, make, perform, replay, replay_elsewhere, resume
+from tests.properties.recordings import STEPS, TASKS, disturb, make, perform, replay, replay_elsewhere, resume
 
-TASKS = ("digits", "digits_capable", "digits_deep", "shapes", "story_grammar")
 CASES = [(kind, task) for task in TASKS for kind in recordings.KINDS]
 HALF = STEPS // 2
 

@@ -7,11 +7,15 @@ import torch
 from esper_env.actions import Op, Style, blueprint_names, head_sizes
 from esper_env.options import resolve
 from esper_env.simulation import Simulation
+from esper_env.tasks import TASKS
 
 BRIEF = {"batches_per_epoch": 3, "val_samples": 96}
 """Training options for epochs of a few milliseconds."""
 BRIEF_TEXTS = {"batches_per_epoch": 2, "batch_size": 3, "val_samples": 7}
-"""The same for texts, each of which has many tokens; in sizes that suit no vector register."""
+"""The same where a sample is large, for texts and photographs; in sizes that suit no vector register."""
+SMALL_IMAGES = ("digits", "digits_capable", "digits_deep", "shapes")
+QUICK_TASKS = tuple(name for name in TASKS if not name.startswith("tinystories"))
+"""Tasks to play whole episodes of; a host for tinystories takes a second for an epoch, however short."""
 HASTY = {"min_training_epochs": 1, "embargo_epochs": 1}
 """Lifecycle options with which seeds run through all stages in a few epochs."""
 EAGERNESS = {Op.GERMINATE: 3, Op.SET_ALPHA_TARGET: 1, Op.PRUNE: 0.5, Op.FOSSILIZE: 1, Op.ADVANCE: 6}

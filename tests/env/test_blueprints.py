@@ -14,7 +14,7 @@ from esper_env.network.blueprints import IMPLEMENTATIONS, Blueprint, register_bl
 from esper_env.network.gates import Gate
 from esper_env.network.network import StackedNetwork
 from esper_env.tasks import TASKS
-from tests.conftest import BRIEF, action, simulate, step
+from tests.conftest import BRIEF, SMALL_IMAGES, action, simulate, step
 
 NAMES = [name for name, topology in IMPLEMENTATIONS if topology == CNN]
 IMAGES = {name: task for name, task in TASKS.items() if task.host.topology == CNN}
@@ -275,8 +275,7 @@ def train_everywhere(task, name, algorithm):
     return still, stats
 
 
-ALIVE_TASKS = ("digits", "digits_capable", "digits_deep")
-UNLUCKY = {("norm", Algorithm.GATE, "digits_deep"): 1}
+UNLUCKY = {("norm", Algorithm.GATE, "digits_deep"): 1, ("norm", Algorithm.GATE, "shapes"): 1}
 """Hosts of 52 that may fall short: γ starts at 0, the proximal term holds it there, and the gate gets no gradient."""
 
 
@@ -287,12 +286,12 @@ def pair(name, algorithm):
 
 @pytest.mark.parametrize(("name", "algorithm"), [pair(name, algorithm) for name in NAMES for algorithm in Algorithm])
 def test_one_training_epoch_moves_every_parameter_with_good_health_whatever_the_initialisation(name, algorithm):
-    for task in ALIVE_TASKS:
+    for task in SMALL_IMAGES:
         still, stats = train_everywhere(TASKS[task], name, algorithm)
-        assert not any(still), (task, still)
         assert stats.measured.all()
-        ill = (stats.health < 0.7).any(1).sum()
-        assert ill <= UNLUCKY.get((name, algorithm, task), 0), (task, stats.health.min(0))
+        stood = {host for slot in still for hosts in slot.values() for host in hosts}
+        ill = set(np.flatnonzero((stats.health < 0.7).any(1)).tolist())
+        assert len(stood | ill) <= UNLUCKY.get((name, algorithm, task), 0), (task, still, stats.health.min(0))
         assert not stats.exploding.any(), task
 
 

@@ -23,7 +23,7 @@ from esper_env.network.cnn import MARGIN, VIEWS, CnnHost, seen
 from esper_env.tasks import TASKS
 from esper_env.tasks.cifar import Cifar10
 from esper_env.waiting import waiting_twin
-from tests.conftest import HASTY, action, play, simulate, step, write_cifar
+from tests.conftest import HASTY, action, simulate, step, write_cifar
 from tests.properties.fingerprints import differences
 
 SPLITS = ("train", "val", "test")
@@ -519,21 +519,6 @@ def test_augmentation_changes_what_is_learnt_and_not_what_is_measured():
     step(augmented)
     step(plain)
     assert (augmented.signals.train_loss != plain.signals.train_loss).all()
-
-
-@pytest.mark.parametrize("task", ["cifar10_baseline", "cifar10_impaired"])
-def test_a_host_is_the_same_to_the_bit_whatever_its_neighbours(task):
-    options = {"task": task, "training": BRIEF, "lifecycle": {"min_training_epochs": 1, "embargo_epochs": 1}}
-    together = simulate(4, seeds=[5, 6, 7, 8], **options)
-    others = simulate(3, seeds=[7, 5, 9], **options)
-    play(together, 12, envs=[5, 6, 7, 8])
-    play(others, 12, envs=[7, 5, 9])
-    for ours, theirs in ((0, 1), (2, 0)):
-        one, other = (
-            [s.streams[i], s.signals.loss[i], s.signals.train_loss[i], s.slots.stage[i], s.slots.gradient_norm[i]]
-            for s, i in ((together, ours), (others, theirs))
-        )
-        assert not differences(one, other)
 
 
 def test_an_epoch_repeats_bit_for_bit_and_draws_anew_in_the_next():

@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 from esper_env.actions import Algorithm, Op, Style
 from esper_env.growth.population import chunk_bounds
 from esper_env.lifecycle.stages import BLENDED, Stage
-from tests.conftest import BRIEF, BRIEF_TEXTS, HASTY, action, play, random_actions, simulate, step
+from tests.conftest import (
+    BRIEF,
+    BRIEF_TEXTS,
+    HASTY,
+    QUICK_TASKS,
+    SMALL_IMAGES,
+    action,
+    play,
+    random_actions,
+    simulate,
+    step,
+)
 from tests.env.test_blending import PlainNetwork
 
 QUICK = {"training": BRIEF, "lifecycle": HASTY}
@@ -54,10 +65,10 @@ def assert_same_trajectory(ours, theirs):
         assert_same_modules(ours_now, theirs_now)
 
 
-@pytest.mark.parametrize("task", ["digits", "digits_capable", "digits_deep", "shapes", "story_grammar"])
+@pytest.mark.parametrize("task", QUICK_TASKS)
 @pytest.mark.parametrize("envs", [1, 2, 5])
 def test_a_host_with_seeds_in_training_is_identical_to_the_host_without(task, envs):
-    options = {"task": task, "training": BRIEF_TEXTS if task == "story_grammar" else None}
+    options = {"task": task, "training": None if task in SMALL_IMAGES else BRIEF_TEXTS}
     grown, waiting = simulate(envs, **options), simulate(envs, **options)
     names = ("conv_heavy", "attention", "bottleneck", "depthwise", "norm")
     if task == "story_grammar":
@@ -105,11 +116,12 @@ def test_germinating_and_pruning_leave_the_modules_and_momentum_of_others_as_the
 @pytest.mark.parametrize(
     ("task", "seed"),
     [("digits", 0), ("digits", 1), ("digits", 2), ("digits_capable", 0), ("shapes", 2)]
-    + [("story_grammar", seed) for seed in range(3)],
+    + [("story_grammar", seed) for seed in range(3)]
+    + [(task, 0) for task in QUICK_TASKS if task.startswith("cifar10")],
 )
 def test_a_trajectory_is_the_same_whoever_the_neighbours_are_wherever_it_stands_and_however_it_is_chunked(task, seed):
     """Environment 7 plays the same at every place in stacks of 2, 3, 5 and 8."""
-    training = BRIEF_TEXTS if task == "story_grammar" else UNEVEN
+    training = UNEVEN if task in SMALL_IMAGES else BRIEF_TEXTS
     steps, options = 16, {"task": task, "training": training, "lifecycle": HASTY}
 
     def run(names, **how):

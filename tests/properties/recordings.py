@@ -7,9 +7,8 @@ import numpy as np
 from esper_env.actions import CNN, Op, blueprint_names
 from esper_env.env import SeedEnv
 from esper_env.lifecycle.stages import Stage
-from esper_env.tasks import TASKS as ALL_TASKS
 from esper_env.vector_env import SeedVectorEnv
-from tests.conftest import action
+from tests.conftest import SMALL_IMAGES, action
 from tests.properties.fingerprints import digest
 from tests.properties.players import Player
 
@@ -35,9 +34,6 @@ OPENING = [
 """How the first host begins, to be sure of every stage."""
 FOR_TEXTS = {"conv_small": "lora", "conv_light": "mlp_small"}
 """What is planted in a language host instead."""
-SMALL_IMAGES = ("digits", "digits_capable", "digits_deep", "shapes")
-TASKS = tuple(name for name in ALL_TASKS if not name.startswith("tinystories"))
-"""Of the others, whose hosts take a second for an epoch, test_tinystories plays an episode."""
 KINDS = {"single": SeedEnv, "vector": SeedVectorEnv}
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from esper_env.lifecycle.stages import Stage
+from tests.conftest import QUICK_TASKS
 from tests.properties import recordings
-from tests.properties.recordings import STEPS, TASKS, disturb, make, perform, replay, replay_elsewhere, resume
+from tests.properties.recordings import STEPS, disturb, make, perform, replay, replay_elsewhere, resume
 
-CASES = [(kind, task) for task in TASKS for kind in recordings.KINDS]
+CASES = [(kind, task) for task in QUICK_TASKS for kind in recordings.KINDS]
 HALF = STEPS // 2
 
 
@@ -103,7 +104,7 @@ def test_a_pickled_environment_goes_on_alike(kind, task):
     assert resume(env, recorded(kind, task).actions[HALF:]) == second_half(kind, task)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", QUICK_TASKS)
 def test_two_threads_repeat_what_two_threads_did(task):
     actions = recorded("vector", task).actions
     threaded = [make("vector", task, threads=2) for _ in range(2)]

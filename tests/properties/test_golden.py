@@ -7,6 +7,7 @@ writes the files anew, from the code as it is.
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,8 @@ import torch
 from esper_env.actions import Op, Style, blueprint_names
 from esper_env.observation import features
 from esper_env.vector_env import SeedVectorEnv
-from tests.conftest import action
+from tests.conftest import QUICK_TASKS, action, write_cifar
 
-TASKS = ("digits", "digits_capable", "digits_deep", "shapes", "story_grammar")
 FOLDER = Path(__file__).parent / "golden"
 EPOCHS, SEED = 14, 20
 BATCH, BATCHES, SAMPLES = 32, 2, 128
@@ -63,8 +63,12 @@ FOR_TEXTS = {
     "conv_heavy": "mlp",
 }
 """What is planted in a language host instead; `attention` and `norm` suit both."""
-TEXTS = {"batch_size": 4, "batches_per_epoch": 2, "val_samples": 8}
+TEXTS = {"batch_size": 4, "val_samples": 8}
 """Training options of language tasks; each text has 64 tokens to predict."""
+PHOTOGRAPHS = {"batch_size": 8, "val_samples": 64}
+"""Training options of CIFAR-10."""
+IMAGES = 128
+"""Images in each batch of the archive that stands in for it."""
 
 ONE_SAMPLE = 100 / SAMPLES
 """What a sample counts for whose class is a matter of rounding on another processor."""
@@ -86,14 +90,16 @@ CHANGED = (
 )
 
 
-def trajectory(task):
-    """What the scripts lead to: one row per epoch, plain data."""
-    options, names = OPTIONS, blueprint_names()
+def trajectory(task, folder):
+    """What the scripts lead to: one row per epoch, plain data; `folder` holds the archive of CIFAR-10."""
+    options, names = OPTIONS | {"data_dir": str(folder)}, blueprint_names()
     scripts = [{t: list(vector) for t, vector in script.items()} for script in SCRIPTS]
     if task == "story_grammar":
-        options = OPTIONS | {"training": OPTIONS["training"] | TEXTS}
+        options["training"] = OPTIONS["training"] | TEXTS
         for vector in (vector for script in scripts for vector in script.values()):
             vector[1] = names.index(FOR_TEXTS.get(names[vector[1]], names[vector[1]]))
+    if task.startswith("cifar10"):
+        options["training"] = OPTIONS["training"] | PHOTOGRAPHS
     envs = SeedVectorEnv(len(scripts), task=task, autoreset_mode="disabled", **options)
     observation, info = envs.reset(seed=SEED)
     rows = [row(observation, info)]
@@ -158,10 +164,18 @@ def check(task, epoch, golden, found):
     assert not names, CHANGED.format(task=task, what=f"features {names}", epoch=epoch)
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_results_are_those_of_the_golden_trajectory(task):
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """The archive of CIFAR-10 that the golden trajectories were made with."""
+    folder = tmp_path_factory.mktemp("golden_cifar")
+    write_cifar(folder, IMAGES)
+    return folder
+
+
+@pytest.mark.parametrize("task", QUICK_TASKS)
+def test_results_are_those_of_the_golden_trajectory(task, archive):
     golden = json.loads((FOLDER / f"{task}.json").read_text())
-    for epoch, (one, other) in enumerate(zip(golden, trajectory(task), strict=True)):
+    for epoch, (one, other) in enumerate(zip(golden, trajectory(task, archive), strict=True)):
         check(task, epoch, one, other)
 
 
@@ -174,18 +188,28 @@ def test_the_golden_trajectories_contain_every_op_and_stage():
     assert (executed == 0).sum() == 1
 
 
-@pytest.mark.parametrize("change", [{"host_lr": 0.0501}, {"momentum": 0.899}, {"proximal": 1.3}])
-def test_a_slight_change_of_training_does_not_pass_for_noise(change, monkeypatch):
+@pytest.mark.parametrize(
+    ("task", "change"),
+    [
+        ("digits", {"host_lr": 0.0501}),
+        ("digits", {"momentum": 0.899}),
+        ("digits", {"proximal": 1.3}),
+        ("cifar10_baseline", {"momentum": 0.899}),
+    ],
+)
+def test_a_slight_change_of_training_does_not_pass_for_noise(task, change, archive, monkeypatch):
     monkeypatch.setitem(OPTIONS, "training", OPTIONS["training"] | change)
     with pytest.raises(AssertionError, match=r"have changed .* -vN"):
-        test_results_are_those_of_the_golden_trajectory("digits")
+        test_results_are_those_of_the_golden_trajectory(task, archive)
 
 
 def renew():
     """Write every golden trajectory anew, one epoch per line."""
-    for task in TASKS:
-        lines = ",\n".join(json.dumps(epoch, separators=(",", ":")) for epoch in trajectory(task))
-        (FOLDER / f"{task}.json").write_text(f"[\n{lines}\n]\n")
+    with tempfile.TemporaryDirectory() as folder:
+        write_cifar(Path(folder), IMAGES)
+        for task in QUICK_TASKS:
+            lines = ",\n".join(json.dumps(epoch, separators=(",", ":")) for epoch in trajectory(task, folder))
+            (FOLDER / f"{task}.json").write_text(f"[\n{lines}\n]\n")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ Float32 = npt.NDArray[np.float32]
 
 MATMUL_WEIGHTS, MATMUL_POSITIONS = 128, 4
 """With at least so many weights, on at most so many positions, a 1×1 convolution is faster as a matrix product."""
+HALVED_POSITIONS = 1024
+"""With at least so many positions maps are halved faster by adding up their parts than by pooling."""
 SUMMED_POSITIONS = 16
 """With at least so many positions per channel GroupNorm of a stack is faster by its own sums."""
 NORM_EPSILON = 1e-5
@@ -226,6 +228,34 @@ def channel_scale(x: Tensor, scale: Tensor) -> Tensor:
     """Multiply each channel by its own factor; scale `[n, channels]`."""
     factor = scale.reshape(1, -1, 1, 1)
     return x * factor if len(scale) == 1 else rescale(x, factor)
+
+
+class _Halve(Function):
+    """Mean over 2×2 windows of maps with an even number of rows and columns.
+
+    Rows are added as a whole, all columns and channels of them, before neighbouring columns are: long sums, which
+    the kernel of pooling does not do. The gradient goes to all four pixels alike, as to the nearest of a larger map.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        rows = x.permute(0, 2, 3, 1).reshape(batch, height // 2, 2, width * channels)
+        pairs = (rows[:, :, 0] + rows[:, :, 1]).view(batch, height // 2, width // 2, 2, channels)
+        return (pairs[..., 0, :] + pairs[..., 1, :]).mul_(0.25).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return F.interpolate(grad * 0.25, scale_factor=2, mode="nearest")
+
+
+def halve(x: Tensor) -> Tensor:
+    """Mean over 2×2 windows; what an odd edge leaves over is dropped."""
+    height, width = x.shape[2:]
+    if height * width < HALVED_POSITIONS or height % 2 or width % 2:
+        return F.avg_pool2d(x, 2)
+    halved: Tensor = _Halve.apply(x)  # type: ignore[no-untyped-call]
+    return halved
 
 
 def pool_to_vectors(x: Tensor, n: int) -> Tensor:

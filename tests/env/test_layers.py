@@ -96,3 +96,28 @@ def test_neighbours_change_no_bit_of_a_block_not_even_infinite_ones(kind, size):
     assert torch.equal(few_grads[0], torch.cat([grads[0][:, mine], grads[0][:, theirs]], 1))
     for some, among in zip(few_grads[1:], grads[1:], strict=True):
         assert torch.equal(some, among[[1, 3]])
+
+
+@pytest.mark.parametrize("size", [(32, 32), (34, 48), (33, 40), (40, 33), (8, 8), (5, 5)])
+@pytest.mark.parametrize("channels", [1, 3, 20])
+def test_maps_are_halved_by_the_mean_of_two_by_two(size, channels):
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(4, *size, channels, generator=draw, dtype=torch.float64).permute(0, 3, 1, 2).requires_grad_()
+    got, want = layers.halve(x), F.avg_pool2d(x, 2)
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    grad = torch.randn(want.shape, generator=draw, dtype=torch.float64)
+    assert torch.equal(*(torch.autograd.grad(out, x, grad)[0] for out in (got, want)))
+
+
+@pytest.mark.parametrize("size", [32, 8])
+def test_neighbours_change_no_bit_of_a_halved_map_not_even_infinite_ones(size):
+    x = torch.randn(4, size, size, 23, generator=torch.Generator().manual_seed(0)).permute(0, 3, 1, 2)
+    for infinite in (0, 16, 22):
+        spoilt = x.clone(memory_format=torch.channels_last)
+        spoilt[:, infinite] = torch.inf
+        sound = [channel for channel in range(23) if channel != infinite]
+        assert torch.equal(layers.halve(spoilt)[:, sound], layers.halve(x)[:, sound])
+    for channel in range(22):
+        pair = x[:, channel : channel + 2].contiguous(memory_format=torch.channels_last)
+        assert torch.equal(layers.halve(pair), layers.halve(x)[:, channel : channel + 2])

@@ -112,25 +112,35 @@ class CnnHost:
 
         Each sample is seen as its number in `views [batch, hosts]` says, or as it is when None.
         """
-        images = inputs[0][batch] if instance is None else inputs[instance, batch]
-        images = images if views is None else seen(images, views)
-        return CnnHost._as_maps(images.permute(0, 2, 3, 1, 4))
+        index = batch if instance is None else batch + instance * inputs.shape[1]
+        samples = inputs.flatten(0, 1)
+        if samples.shape[-1] == 1:  # sample by sample: turning the small matrices of each is quick
+            images = samples.index_select(0, index.flatten()).view(*index.shape, *samples.shape[1:]).transpose(0, 1)
+        else:
+            images = samples.index_select(0, index.T.flatten()).view(*index.T.shape, *samples.shape[1:])
+        return CnnHost._as_maps(images if views is None else seen(images, views.T))
 
     @staticmethod
     def spread(inputs: Tensor, batch: slice, hosts: Tensor) -> Tensor:
         """The same samples for each of `hosts` as maps: its own instance's, or the shared one's."""
         images = inputs[:, batch]
-        images = images.expand(len(hosts), *images.shape[1:]) if len(images) == 1 else images[hosts]
-        return CnnHost._as_maps(images.permute(1, 2, 3, 0, 4))
+        return CnnHost._as_maps(images.expand(len(hosts), *images.shape[1:]) if len(images) == 1 else images[hosts])
 
     @staticmethod
     def _as_maps(images: Tensor) -> Tensor:
-        """Images `[n, h, w, hosts, c]` as maps in channels_last, whose strides decide the layout of all that follows.
+        """Images `[hosts, n, h, w, c]` as maps in channels_last, whose strides decide the layout of all that follows.
 
         Without the copy images of one channel would stay as they lie in memory, and the host would run in NCHW
-        until a seed turns its maps: slower, and with other bits.
+        until a seed turns its maps: slower, and with other bits. On a CPU stacking copies short runs of channels
+        faster than a permutation does, which in turn is faster with single ones.
         """
-        return images.contiguous().flatten(3).permute(0, 3, 1, 2)
+        if len(images) == 1:
+            side_by_side = images.squeeze(0).unsqueeze(3)
+        elif images.shape[-1] == 1 or images.device.type != "cpu":
+            side_by_side = images.permute(1, 2, 3, 0, 4).contiguous()
+        else:
+            side_by_side = torch.stack(images.unbind(), 3)
+        return side_by_side.flatten(3).permute(0, 3, 1, 2)
 
     @staticmethod
     def receive(inputs: Tensor) -> Tensor:
@@ -156,7 +166,7 @@ class CnnHost:
     def _pool(self, index: int, x: Tensor) -> Tensor:
         if index >= self.pools:
             return x
-        return F.max_pool2d(x, 2) if self.max_pool else F.avg_pool2d(x, 2)
+        return F.max_pool2d(x, 2) if self.max_pool else layers.halve(x)
 
     def classify(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Logits `[n, batch, classes]` of the last feature map."""
@@ -165,16 +175,17 @@ class CnnHost:
 
 
 def seen(images: Tensor, views: Tensor) -> Tensor:
-    """Images `[batch, hosts, h, w, c]` shifted and mirrored as their `views`, numbers below `VIEWS`, say.
+    """Images `[hosts, n, h, w, c]` shifted and mirrored as their `views [hosts, n]`, numbers below `VIEWS`, say.
 
     What comes in from beyond the edge is 0, the mean of normalised images.
     """
-    device, (batch, hosts, height, width) = images.device, images.shape[:4]
+    device, (hosts, count, height, width) = images.device, images.shape[:4]
+    padded = F.pad(images, (0, 0, MARGIN, MARGIN, MARGIN, MARGIN))
+    across = padded.shape[3]
     shift, mirrored = views[..., None] // 2, views[..., None] % 2 == 1
     rows = torch.arange(height, device=device) + shift // (2 * MARGIN + 1)
     columns = torch.arange(width, device=device) + shift % (2 * MARGIN + 1)
     columns = torch.where(mirrored, columns.flip(-1), columns)
-    sample = torch.arange(batch, device=device)[:, None, None, None]
-    host = torch.arange(hosts, device=device)[:, None, None]
-    padded = F.pad(images, (0, 0, MARGIN, MARGIN, MARGIN, MARGIN))
-    return padded[sample, host, rows[..., None], columns[..., None, :]]
+    first = torch.arange(hosts * count, device=device).view(hosts, count, 1) * (padded.shape[2] * across)
+    pixels = (first + rows * across)[..., None] + columns[..., None, :]
+    return padded.flatten(0, 3).index_select(0, pixels.flatten()).view_as(images)

@@ -501,6 +501,25 @@ def test_views_are_drawn_evenly_and_gathered_with_their_samples():
                 assert torch.equal(maps[sample, 3 * host : 3 * host + 3], want)
 
 
+@pytest.mark.parametrize(("hosts", "channels"), [(1, 1), (1, 3), (3, 1), (3, 3)])
+def test_every_host_gets_its_own_samples_as_channels_side_by_side(hosts, channels):
+    inputs = torch.randn(hosts, 5, 8, 6, channels, generator=torch.Generator().manual_seed(0))
+    batch = torch.tensor([[4, 0, 2], [1, 3, 3], [0, 0, 4], [2, 1, 1]])[:, :hosts]
+
+    def check(maps, sample_of, instances):
+        for sample, row in enumerate(maps):
+            for host, image in enumerate(row.split(channels)):
+                source = inputs[host if instances else 0, sample_of(sample, host)]
+                assert torch.equal(image, source.permute(2, 0, 1))
+
+    for instance in (None, torch.arange(hosts)):
+        maps = CnnHost.gather(inputs, batch, instance)
+        assert maps.permute(0, 2, 3, 1).is_contiguous()
+        check(maps, lambda sample, host: batch[sample, host], instance is not None)
+        used = inputs if instance is not None else inputs[:1]
+        check(CnnHost.spread(used, slice(1, 4), torch.arange(hosts)), lambda sample, _: 1 + sample, len(used) > 1)
+
+
 def test_only_augmented_tasks_draw_views_and_only_for_training(monkeypatch):
     drawn = []
     real = CnnHost.views

@@ -15,6 +15,7 @@ EXTRAS = {
     "compat": ("stable-baselines3", "sb3-contrib"),
     "render": ("pillow",),
     "examples": ("minari", "optuna", "moviepy"),
+    "data": ("torchvision", "tokenizers"),
     "ray": ("ray",),
 }
 """Packages that each extra brings; those of the empty name come with Esper itself."""

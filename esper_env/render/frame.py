@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from esper_env.actions import Op, action_heads
+from esper_env.actions import CNN, Op, action_heads
 from esper_env.lifecycle.stages import BLENDED, Stage
 from esper_env.lifecycle.state import EMPTY, NEVER
 from esper_env.network.host import Host
@@ -29,12 +29,32 @@ MEANING = {
 
 
 @dataclass(frozen=True)
+class Measure:
+    """What the reward measures, between 0 and 100."""
+
+    name: str
+    unit: str
+    meaning: str
+
+    def of(self, value: float) -> str:
+        """A value of it in words."""
+        return f"{value:.1f}{self.unit}"
+
+
+ACCURACY = Measure("accuracy", " %", "answers right")
+SCORE = Measure("score", "", "of 100")
+"""Of tasks that are scored by their loss: 0 is guessing and 100 the loss that is aimed at."""
+
+
+@dataclass(frozen=True)
 class Epoch:
     """An epoch as the episode's curves need it."""
 
     number: int
-    accuracy: float
-    committed_accuracy: float
+    value: float
+    """Of the network as it is, by the frame's measure."""
+    committed: float
+    """The same with what is permanent alone."""
     stages: tuple[Stage, ...]
     alphas: tuple[float, ...]
     rolled_back: bool
@@ -64,12 +84,12 @@ class SlotView:
     alpha: float
     target: float
     contribution: float | None
-    """Points of accuracy that would be lost without the seed; None where that has not been measured."""
+    """Points of the measure that would be lost without the seed; None where that has not been measured."""
     params: int
     blocks: tuple[int, int]
     """The first and the last of the host's blocks between the slot before and this one, counted from 1."""
-    channels: int
-    """Of the host at this slot."""
+    width: str
+    """Of the host at this slot, in words."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +97,7 @@ class Frame:
     """An episode up to the present epoch."""
 
     task: str
+    measure: Measure
     max_epochs: int
     epochs: tuple[Epoch, ...]
     """From the first one that was watched to the present one."""
@@ -88,7 +109,15 @@ class Frame:
     terms: dict[str, float]
     """Of the last step's reward."""
     test_accuracy: float | None
-    """Of the committed network, once the episode has terminated."""
+    """Of the committed network, whatever the measure, once the episode has terminated."""
+
+    @property
+    def verdict(self) -> str | None:
+        """How the committed network does on the test data, once that is known."""
+        if self.test_accuracy is None:
+            return None
+        of_what = "on the test data" if self.measure is ACCURACY else "of test tokens right"
+        return f"{ACCURACY.of(self.test_accuracy)} {of_what}"
 
     @property
     def now(self) -> Epoch:
@@ -126,8 +155,8 @@ def look(simulation: Simulation, before: Frame | None = None, vector: Sequence[i
     stages = tuple(Stage(stage) for stage in slots.stage[0].tolist())
     present = Epoch(
         number=int(simulation.signals.epoch[0]),
-        accuracy=float(simulation.signals.accuracy[0]),
-        committed_accuracy=float(counters.committed_accuracy[0]),
+        value=float(simulation.signals.score[0]),
+        committed=float(counters.committed[0]),
         stages=stages,
         alphas=tuple(alphas),
         rolled_back=bool(counters.rolled_back[0]),
@@ -135,6 +164,7 @@ def look(simulation: Simulation, before: Frame | None = None, vector: Sequence[i
     test_accuracy = float(counters.test_accuracy[0])
     return Frame(
         task=simulation.config.task,
+        measure=SCORE if simulation.task.scored_by_loss else ACCURACY,
         max_epochs=simulation.config.max_epochs,
         epochs=(*(before.epochs if before else ()), present),
         slots=tuple(_slot(simulation, slot, stages[slot], alphas[slot]) for slot in range(simulation.num_slots)),
@@ -154,6 +184,7 @@ def _slot(simulation: Simulation, slot: int, stage: Stage, alpha: float) -> Slot
     measured = bool(BLENDED[stage]) and of(slots.measured) != NEVER
     blueprint = of(slots.blueprint)
     host = simulation.task.host
+    channels = host.slots[slot].channels
     return SlotView(
         stage=stage,
         epochs_in_stage=of(slots.epochs_in_stage),
@@ -163,7 +194,7 @@ def _slot(simulation: Simulation, slot: int, stage: Stage, alpha: float) -> Slot
         contribution=of(slots.contribution) if measured else None,
         params=of(slots.params),
         blocks=blocks_before(host)[slot],
-        channels=host.slots[slot].channels,
+        width=f"{channels} channels" if host.topology == CNN else f"width {channels}",
     )
 
 

@@ -153,7 +153,7 @@ def picture(frame: Frame) -> npt.NDArray[np.uint8]:
     _network(canvas, frame)
     _curves(canvas, frame)
     _last_step(canvas, frame)
-    _key(canvas)
+    _key(canvas, frame)
     return canvas.pixels()
 
 
@@ -188,12 +188,12 @@ def _network(canvas: Canvas, frame: Frame) -> None:
         begin, end = slot.blocks
         blocks = f"block {end}" if begin == end else f"blocks {begin} to {end}"
         canvas.words((left + wide / 2, WIRE - 7), _fitting(blocks, 14, wide), 14, PAPER, "mm", bold=True)
-        canvas.words((left + wide / 2, WIRE + 11), _fitting(f"{slot.channels} channels", 11, wide), 11, LINE, "mm")
+        canvas.words((left + wide / 2, WIRE + 11), _fitting(slot.width, 11, wide), 11, LINE, "mm")
         _seed(canvas, slot, number, left + wide + (pitch - wide) / 2, pitch - 10)
     left = WIDTH - MARGIN - 94
     canvas.box((left, WIRE - 24), (94, 48), _mix(ACCURACY, 0.12), ACCURACY, radius=7)
-    canvas.words((left + 47, WIRE - 6), f"{frame.now.accuracy:.1f} %", 17, ACCURACY, "mm", bold=True)
-    canvas.words((left + 47, WIRE + 13), "answers right", 11, QUIET, "mm")
+    canvas.words((left + 47, WIRE - 6), frame.measure.of(frame.now.value), 17, ACCURACY, "mm", bold=True)
+    canvas.words((left + 47, WIRE + 13), frame.measure.meaning, 11, QUIET, "mm")
 
 
 def _seed(canvas: Canvas, slot: SlotView, number: int, x: float, width: float) -> None:
@@ -257,10 +257,10 @@ def _curves(canvas: Canvas, frame: Frame) -> None:
     def y(percent: float) -> float:
         return bottom - (bottom - TOP) * percent / 100
 
-    canvas.words((LEFT, TOP - 14), "Accuracy on the validation data", 14, bold=True)
+    canvas.words((LEFT, TOP - 14), f"{frame.measure.name.capitalize()} on the validation data", 14, bold=True)
     for percent in (0, 25, 50, 75, 100):
         canvas.line([(LEFT, y(percent)), (RIGHT, y(percent))], FAINT, 1)
-        canvas.words((LEFT - 8, y(percent)), f"{percent} %", 12, QUIET, "rm")
+        canvas.words((LEFT - 8, y(percent)), f"{percent}{frame.measure.unit}", 12, QUIET, "rm")
     first = frame.epochs[0].number
     for slot in range(len(frame.slots)):
         top = bands + slot * (BAND + 3)
@@ -271,13 +271,13 @@ def _curves(canvas: Canvas, frame: Frame) -> None:
             if stage != Stage.DORMANT:
                 start = x(numbers[0] - 1)
                 canvas.box((start, top), (x(numbers[-1]) - start, BAND), COLOURS[stage])
-    for line, colour, width in (("committed_accuracy", PERMANENT, 2.0), ("accuracy", ACCURACY, 3.0)):
+    for line, colour, width in (("committed", PERMANENT, 2.0), ("value", ACCURACY, 3.0)):
         points = [(x(epoch.number), y(getattr(epoch, line))) for epoch in frame.epochs]
         if len(points) > 1:
             canvas.line(points, colour, width)
         canvas.dot(points[-1], 4, colour)
     for event in frame.events():
-        _mark(canvas, event, (x(event.epoch - 1), y(frame.epochs[event.epoch - 1 - first].accuracy)), bottom)
+        _mark(canvas, event, (x(event.epoch - 1), y(frame.epochs[event.epoch - 1 - first].value)), bottom)
     for epoch in _ticks(frame.max_epochs):
         canvas.words((x(epoch), BANDS_END + 12), str(epoch), 12, QUIET, "ms")
     canvas.words((LEFT - 8, BANDS_END + 12), "epoch", 12, QUIET, "rs")
@@ -324,15 +324,14 @@ def _last_step(canvas: Canvas, frame: Frame) -> None:
     y += 30
     canvas.words((SIDE, y), "Reward of this epoch", 14, bold=True)
     canvas.words((right, y), f"{frame.reward:+.3f}", 14, anchor="rs", bold=True)
-    end = BANDS_END if frame.test_accuracy is None else BANDS_END - 50
+    end = BANDS_END if frame.verdict is None else BANDS_END - 50
     for name, value in _largest(frame.terms, int((end - y) / 17)).items():
         y += 17
         canvas.words((SIDE, y), name, 13, QUIET)
         canvas.words((right, y), f"{value:+.3f}", 13, ACCURACY if value > 0 else ALARM, "rs")
-    if frame.test_accuracy is not None:
+    if frame.verdict:
         canvas.box((SIDE - 8, BANDS_END - 44), (right - SIDE + 16, 44), _mix(PERMANENT, 0.1), PERMANENT, radius=7)
-        verdict = f"The end: {frame.test_accuracy:.1f} % on the test data"
-        canvas.words((SIDE + 4, BANDS_END - 25), verdict, 14, bold=True)
+        canvas.words((SIDE + 4, BANDS_END - 25), f"The end: {frame.verdict}", 14, bold=True)
         canvas.words((SIDE + 4, BANDS_END - 9), "with the permanent seeds alone", 12, QUIET)
 
 
@@ -347,7 +346,7 @@ def _largest(terms: dict[str, float], room: int) -> dict[str, float]:
     }
 
 
-def _key(canvas: Canvas) -> None:
+def _key(canvas: Canvas, frame: Frame) -> None:
     x = float(MARGIN + 10)
 
     def entry(words: str) -> None:
@@ -358,6 +357,10 @@ def _key(canvas: Canvas) -> None:
     for stage in KEY:
         canvas.box((x, LEGEND - 6), (12, 12), COLOURS[stage], radius=3)
         entry(stage.name.lower())
-    for words, colour in (("accuracy", ACCURACY), ("with permanent seeds alone", PERMANENT), ("rollback", ALARM)):
+    for words, colour in (
+        (frame.measure.name, ACCURACY),
+        ("with permanent seeds alone", PERMANENT),
+        ("rollback", ALARM),
+    ):
         canvas.line([(x, LEGEND), (x + 13, LEGEND)], colour, 3)
         entry(words)

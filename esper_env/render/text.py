@@ -34,12 +34,12 @@ def text(frame: Frame) -> str:
     lines = [
         _heading(frame),
         "",
-        _curve(frame, "accuracy", _spark(lambda epoch: epoch.accuracy), f"{frame.now.accuracy:.1f} %"),
+        _curve(frame, frame.measure.name, _spark(lambda epoch: epoch.value), frame.measure.of(frame.now.value)),
         _curve(
             frame,
             "permanent",
-            _spark(lambda epoch: epoch.committed_accuracy),
-            f"{frame.now.committed_accuracy:.1f} % is kept",
+            _spark(lambda epoch: epoch.committed),
+            f"{frame.measure.of(frame.now.committed)} is kept",
         ),
         *(_curve(frame, f"slot {slot}", _life(slot), MEANING[view.stage]) for slot, view in enumerate(frame.slots)),
         *_labelled("", _KEY),
@@ -53,8 +53,8 @@ def text(frame: Frame) -> str:
         lines += _labelled("action", frame.action + refused)
         lines += _labelled("news", "; ".join(map(str, frame.news())) or "-")
         lines += _labelled("reward", f"{frame.reward:+.3f} = {', '.join(terms) or 0}")
-    if frame.test_accuracy is not None:
-        lines += _labelled("the end", f"{frame.test_accuracy:.1f} % on the test data, with what is permanent")
+    if frame.verdict:
+        lines += _labelled("the end", f"{frame.verdict}, with what is permanent")
     return "\n".join(line.rstrip() for line in lines).rstrip() + "\n"
 
 

@@ -139,8 +139,8 @@ def _download(root: Path) -> None:
         datasets = importlib.import_module("torchvision.datasets")
     except ImportError as error:
         raise ConfigError(
-            f"download=True fetches CIFAR-10 through torchvision, which is not installed: pip install torchvision, or "
-            f"unpack {LAYOUTS[0].archive} from {PAGE} into {root} yourself."
+            f"download=True fetches CIFAR-10 through torchvision, which is not installed: pip install "
+            f"'esper[data]', or unpack {LAYOUTS[0].archive} from {PAGE} into {root} yourself."
         ) from error
     except RuntimeError as error:  # what a torchvision raises that was built for another torch
         raise ConfigError(

@@ -23,7 +23,7 @@ from esper_env.render.picture import ACCURACY, ALARM, COLOURS, HEIGHT, PERMANENT
 from esper_env.render.text import text
 from esper_env.render.viewer import RENDER_MODES, Viewer
 from esper_env.vector_env import SeedVectorEnv
-from tests.conftest import BRIEF, HASTY, action, random_actions, simulate
+from tests.conftest import BRIEF, BRIEF_TEXTS, HASTY, action, random_actions, simulate
 
 OPTIONS = {"max_epochs": 12, "training": BRIEF, "lifecycle": HASTY}
 STAGES = [stage for stage in Stage if stage != Stage.UNKNOWN]
@@ -194,7 +194,7 @@ def test_the_curves_of_the_text_are_as_high_as_the_accuracies(frames):
     height = "▁▂▃▄▅▆▇█"
     for frame in frames:
         rows = {line.split()[0]: line[10:] for line in text(frame).splitlines() if line}
-        for label, name in (("accuracy", "accuracy"), ("permanent", "committed_accuracy")):
+        for label, name in (("accuracy", "value"), ("permanent", "committed")):
             percent = [getattr(epoch, name) for epoch in frame.epochs]
             drawn, now = rows[label].split(maxsplit=1)
             assert [height.index(mark) for mark in drawn] == [int(p // 12.5) for p in percent]
@@ -298,7 +298,7 @@ def test_the_picture_tells_what_was_done_what_came_of_it_and_what_it_paid(sketch
     for frame in frames[1:]:
         drawn = sketch(frame)
         assert f"epoch {frame.now.number} of 12" in drawn.told
-        assert f"{frame.now.accuracy:.1f} %" in drawn.told
+        assert f"{frame.now.value:.1f} %" in drawn.told
         assert f"task digits: 390 parameters + {sum(slot.params for slot in frame.slots)} in seeds" in drawn.told
         assert frame.action in drawn.told
         assert ("not legal: it waited instead" in drawn.told) == (not frame.executed)
@@ -348,7 +348,7 @@ def test_the_curves_go_through_the_accuracies_and_the_epochs(sketch, frames):
     drawn = sketch(frames[-1])
     heights = {words: at[1] for at, words, _ in drawn.said if words in ("0 %", "100 %")}
     places = {words: at[0] for at, words, _ in drawn.said if words in ("0", "12")}
-    for colour, name in ((ACCURACY, "accuracy"), (PERMANENT, "committed_accuracy")):
+    for colour, name in ((ACCURACY, "value"), (PERMANENT, "committed")):
         x, y = np.transpose(drawn.curve(colour))
         percent = [getattr(epoch, name) for epoch in frames[-1].epochs]
         np.testing.assert_allclose(100 * (y - heights["0 %"]) / (heights["100 %"] - heights["0 %"]), percent, atol=1e-6)
@@ -397,8 +397,8 @@ def test_a_frame_tells_what_info_and_the_observation_tell():
         now, slots = frame.now, frame.slots
         assert now.number == info["epoch"]
         assert now.rolled_back == info["rolled_back"]
-        assert now.accuracy == pytest.approx(info["val_accuracy"])
-        assert now.committed_accuracy == pytest.approx(info["committed_accuracy"])
+        assert now.value == pytest.approx(info["val_accuracy"])
+        assert now.committed == pytest.approx(info["committed_accuracy"])
         assert (frame.host_params, frame.executed) == (info["host_params"], info["action_executed"])
         assert sum(slot.params for slot in slots) == info["seed_params"]
         assert frame.reward == pytest.approx(reward)
@@ -483,6 +483,26 @@ def test_an_unknown_mode_is_refused_with_the_nearest():
 def test_many_hosts_are_not_drawn_and_the_error_says_how_to_watch_one():
     with pytest.raises(ConfigError, match=r"render_mode='ansi'.* make a single environment"):
         SeedVectorEnv(2, render_mode="ansi")
+
+
+def test_an_episode_of_texts_shows_the_score_that_it_pays_for(sketch):
+    env = SeedEnv(task="story_grammar", max_epochs=4, training=BRIEF_TEXTS, render_mode="ansi")
+    env.reset(seed=0)
+    over = False
+    while not over:
+        *_, over, _, info = env.step(np.array(action()))
+    frame = env._viewer.frame
+    assert frame.now.value == pytest.approx(info["score"])
+    assert 0 < info["score"] != pytest.approx(info["val_accuracy"])
+    seen, drawn = text(frame), sketch(frame)
+    assert "\nscore     ▁" in seen
+    assert f"  {info['score']:.1f}\npermanent ▁" in seen
+    assert f"{info['score']:.1f} is kept" in seen
+    assert f"the end   {info['test_accuracy']:.1f} % of test tokens right" in seen
+    for said in ("Score on the validation data", "100", "of 100", f"{info['score']:.1f}", "width 64"):
+        assert said in drawn.told
+    assert f"The end: {info['test_accuracy']:.1f} % of test tokens right" in drawn.told
+    assert not any("channels" in said or said == "100 %" for said in drawn.told)
 
 
 def test_what_was_seen_goes_with_states_forks_and_pickles():

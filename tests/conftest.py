@@ -11,7 +11,7 @@ from esper_env.tasks import TASKS
 
 BRIEF = {"batches_per_epoch": 3, "val_samples": 96}
 """Training options for epochs of a few milliseconds."""
-BRIEF_TEXTS = {"batches_per_epoch": 2, "batch_size": 3, "val_samples": 7}
+BRIEF_FEW = {"batches_per_epoch": 2, "batch_size": 3, "val_samples": 7}
 """The same where a sample is large, for texts and photographs; in sizes that suit no vector register."""
 SMALL_IMAGES = ("digits", "digits_capable", "digits_deep", "shapes")
 QUICK_TASKS = tuple(name for name in TASKS if not name.startswith("tinystories"))

@@ -114,7 +114,7 @@ class CnnHost:
         """
         index = batch if instance is None else batch + instance * inputs.shape[1]
         samples = inputs.flatten(0, 1)
-        if samples.shape[-1] == 1:  # sample by sample: turning the small matrices of each is quick
+        if samples.shape[-1] == 1:  # by sample: `_as_maps` transposes each
             images = samples.index_select(0, index.flatten()).view(*index.shape, *samples.shape[1:]).transpose(0, 1)
         else:
             images = samples.index_select(0, index.T.flatten()).view(*index.T.shape, *samples.shape[1:])
@@ -131,8 +131,8 @@ class CnnHost:
         """Images `[hosts, n, h, w, c]` as maps in channels_last, whose strides decide the layout of all that follows.
 
         Without the copy images of one channel would stay as they lie in memory, and the host would run in NCHW
-        until a seed turns its maps: slower, and with other bits. On a CPU stacking copies short runs of channels
-        faster than a permutation does, which in turn is faster with single ones.
+        until a seed turns its maps: slower, and with other bits. On a CPU stacking is faster for several channels and
+        permuting for one.
         """
         if len(images) == 1:
             side_by_side = images.squeeze(0).unsqueeze(3)

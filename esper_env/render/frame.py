@@ -41,9 +41,9 @@ class Measure:
         return f"{value:.1f}{self.unit}"
 
 
-ACCURACY = Measure("accuracy", " %", "answers right")
-SCORE = Measure("score", "", "of 100")
-"""Of tasks that are scored by their loss: 0 is guessing and 100 the loss that is aimed at."""
+BY_ACCURACY = Measure("accuracy", " %", "answers right")
+BY_LOSS = Measure("score", "", "of 100")
+"""0 is guessing and 100 the loss that is aimed at."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ class Frame:
         """How the committed network does on the test data, once that is known."""
         if self.test_accuracy is None:
             return None
-        of_what = "on the test data" if self.measure is ACCURACY else "of test tokens right"
-        return f"{ACCURACY.of(self.test_accuracy)} {of_what}"
+        of_what = "on the test data" if self.measure == BY_ACCURACY else "of test answers right"
+        return f"{BY_ACCURACY.of(self.test_accuracy)} {of_what}"
 
     @property
     def now(self) -> Epoch:
@@ -164,7 +164,7 @@ def look(simulation: Simulation, before: Frame | None = None, vector: Sequence[i
     test_accuracy = float(counters.test_accuracy[0])
     return Frame(
         task=simulation.config.task,
-        measure=SCORE if simulation.task.scored_by_loss else ACCURACY,
+        measure=BY_LOSS if simulation.task.scored_by_loss else BY_ACCURACY,
         max_epochs=simulation.config.max_epochs,
         epochs=(*(before.epochs if before else ()), present),
         slots=tuple(_slot(simulation, slot, stages[slot], alphas[slot]) for slot in range(simulation.num_slots)),

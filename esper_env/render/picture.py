@@ -1,4 +1,4 @@
-"""A frame as a picture: the network with its seeds, the accuracy curve over the life of every slot, the last step."""
+"""A frame as a picture: the network with its seeds, its score over the life of every slot, the last step."""
 
 from __future__ import annotations
 
@@ -329,7 +329,7 @@ def _last_step(canvas: Canvas, frame: Frame) -> None:
         y += 17
         canvas.words((SIDE, y), name, 13, QUIET)
         canvas.words((right, y), f"{value:+.3f}", 13, ACCURACY if value > 0 else ALARM, "rs")
-    if frame.verdict:
+    if frame.verdict is not None:
         canvas.box((SIDE - 8, BANDS_END - 44), (right - SIDE + 16, 44), _mix(PERMANENT, 0.1), PERMANENT, radius=7)
         canvas.words((SIDE + 4, BANDS_END - 25), f"The end: {frame.verdict}", 14, bold=True)
         canvas.words((SIDE + 4, BANDS_END - 9), "with the permanent seeds alone", 12, QUIET)

@@ -30,7 +30,7 @@ _KEY = "g germinated, t training, b blending, h holding, F fossil, x pruned"
 
 
 def text(frame: Frame) -> str:
-    """A frame as a dozen lines: epoch, accuracy, the life of every slot, what was done and what it paid."""
+    """A frame as a dozen lines: epoch, score, the life of every slot, what was done and what it paid."""
     lines = [
         _heading(frame),
         "",
@@ -53,7 +53,7 @@ def text(frame: Frame) -> str:
         lines += _labelled("action", frame.action + refused)
         lines += _labelled("news", "; ".join(map(str, frame.news())) or "-")
         lines += _labelled("reward", f"{frame.reward:+.3f} = {', '.join(terms) or 0}")
-    if frame.verdict:
+    if frame.verdict is not None:
         lines += _labelled("the end", f"{frame.verdict}, with what is permanent")
     return "\n".join(line.rstrip() for line in lines).rstrip() + "\n"
 

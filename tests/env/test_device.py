@@ -10,7 +10,7 @@ from esper_env.actions import Op, Style
 from esper_env.env import SeedEnv
 from esper_env.lifecycle.stages import BLENDED, Stage
 from esper_env.vector_env import SeedVectorEnv
-from tests.conftest import BRIEF, BRIEF_TEXTS, HASTY, action, play, simulate, step
+from tests.conftest import BRIEF, BRIEF_FEW, HASTY, action, play, simulate, step
 
 WAITING = ("cpu", "item", "tolist", "__bool__", "__int__", "__float__", "nonzero")
 """Methods of a tensor for which the processor waits until a GPU has got that far."""
@@ -38,7 +38,7 @@ def waits(monkeypatch):
 
 @pytest.mark.parametrize("task", ["digits", "digits_deep", "story_grammar"])
 def test_a_step_waits_for_the_device_a_handful_of_times_whatever_grows(task, waits):
-    training = BRIEF_TEXTS if task == "story_grammar" else BRIEF
+    training = BRIEF_FEW if task == "story_grammar" else BRIEF
     simulation = simulate(6, task=task, training=training, lifecycle=HASTY)
     busiest = 0
     for seed in range(20):
@@ -93,7 +93,7 @@ def far(monkeypatch):
 
 @pytest.mark.parametrize("task", ["digits", "digits_deep", "shapes", "cifar10_impaired", "story_grammar"])
 def test_a_step_mixes_no_devices_and_needs_no_value_but_what_it_fetches(task, far):
-    training = BRIEF_TEXTS if task == "story_grammar" else BRIEF
+    training = BRIEF_FEW if task == "story_grammar" else BRIEF
     simulation = simulate(6, task=task, training=training, lifecycle=HASTY, max_epochs=40, device="meta")
     seen = set()
     for seed in range(14):
@@ -135,7 +135,7 @@ def tensors_of(network, data):
 @needs_cuda
 @pytest.mark.parametrize("task", ["digits", "digits_deep", "shapes", "story_grammar"])
 def test_everything_lives_on_the_device_that_was_asked_for(task):
-    simulation = simulate(4, task=task, training=BRIEF_TEXTS, lifecycle=HASTY, device="cuda")
+    simulation = simulate(4, task=task, training=BRIEF_FEW, lifecycle=HASTY, device="cuda")
     play(simulation, 12)
     assert len(simulation.population.bounds) == 1
     for network, data in zip(simulation.population.stacks, simulation.population.data, strict=True):
@@ -145,7 +145,7 @@ def test_everything_lives_on_the_device_that_was_asked_for(task):
 @needs_cuda
 @pytest.mark.parametrize("task", ["digits", "story_grammar"])
 def test_a_gpu_stays_close_to_the_processor_over_the_first_epochs(task):
-    training = BRIEF_TEXTS if task == "story_grammar" else BRIEF
+    training = BRIEF_FEW if task == "story_grammar" else BRIEF
     here, there = (simulate(4, task=task, training=training, lifecycle=HASTY, device=d) for d in ("cpu", "cuda"))
     for simulation in (here, there):
         play(simulation, 4)

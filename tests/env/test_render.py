@@ -1,5 +1,6 @@
 """Rendering: frames say what happens, in words and in pictures, and change nothing in what happens."""
 
+import copy
 import pickle
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from esper_env.render.picture import ACCURACY, ALARM, COLOURS, HEIGHT, PERMANENT
 from esper_env.render.text import text
 from esper_env.render.viewer import RENDER_MODES, Viewer
 from esper_env.vector_env import SeedVectorEnv
-from tests.conftest import BRIEF, BRIEF_TEXTS, HASTY, action, random_actions, simulate
+from tests.conftest import BRIEF, BRIEF_FEW, HASTY, action, random_actions, simulate
 
 OPTIONS = {"max_epochs": 12, "training": BRIEF, "lifecycle": HASTY}
 STAGES = [stage for stage in Stage if stage != Stage.UNKNOWN]
@@ -486,7 +487,7 @@ def test_many_hosts_are_not_drawn_and_the_error_says_how_to_watch_one():
 
 
 def test_an_episode_of_texts_shows_the_score_that_it_pays_for(sketch):
-    env = SeedEnv(task="story_grammar", max_epochs=4, training=BRIEF_TEXTS, render_mode="ansi")
+    env = SeedEnv(task="story_grammar", max_epochs=4, training=BRIEF_FEW, render_mode="ansi")
     env.reset(seed=0)
     over = False
     while not over:
@@ -498,10 +499,10 @@ def test_an_episode_of_texts_shows_the_score_that_it_pays_for(sketch):
     assert "\nscore     ▁" in seen
     assert f"  {info['score']:.1f}\npermanent ▁" in seen
     assert f"{info['score']:.1f} is kept" in seen
-    assert f"the end   {info['test_accuracy']:.1f} % of test tokens right" in seen
+    assert f"the end   {info['test_accuracy']:.1f} % of test answers right" in seen
     for said in ("Score on the validation data", "100", "of 100", f"{info['score']:.1f}", "width 64"):
         assert said in drawn.told
-    assert f"The end: {info['test_accuracy']:.1f} % of test tokens right" in drawn.told
+    assert f"The end: {info['test_accuracy']:.1f} % of test answers right" in drawn.told
     assert not any("channels" in said or said == "100 %" for said in drawn.told)
 
 
@@ -513,9 +514,12 @@ def test_what_was_seen_goes_with_states_forks_and_pickles():
     other.set_state(env.get_state())
     for copied in (other, env.fork(), pickle.loads(pickle.dumps(env))):
         assert copied.render() == env.render()
-    env.step(np.array(SCRIPT[5]))
-    other.step(np.array(SCRIPT[5]))
-    assert other.render() == env.render()
+    for vector in (*SCRIPT[5:], *[action()] * 3):
+        env.step(np.array(vector))
+        other.step(np.array(vector))
+    assert "on the test data" in env.render()
+    for copied in (other, copy.deepcopy(env), pickle.loads(pickle.dumps(env))):
+        assert copied.render() == env.render()
 
 
 def test_a_state_of_an_unwatched_environment_is_watched_from_there_on():

@@ -12,7 +12,7 @@ from esper_env.growth.population import chunk_bounds
 from esper_env.lifecycle.stages import BLENDED, Stage
 from tests.conftest import (
     BRIEF,
-    BRIEF_TEXTS,
+    BRIEF_FEW,
     HASTY,
     QUICK_TASKS,
     SMALL_IMAGES,
@@ -68,7 +68,7 @@ def assert_same_trajectory(ours, theirs):
 @pytest.mark.parametrize("task", QUICK_TASKS)
 @pytest.mark.parametrize("envs", [1, 2, 5])
 def test_a_host_with_seeds_in_training_is_identical_to_the_host_without(task, envs):
-    options = {"task": task, "training": None if task in SMALL_IMAGES else BRIEF_TEXTS}
+    options = {"task": task, "training": None if task in SMALL_IMAGES else BRIEF_FEW}
     grown, waiting = simulate(envs, **options), simulate(envs, **options)
     names = ("conv_heavy", "attention", "bottleneck", "depthwise", "norm")
     if task == "story_grammar":
@@ -121,7 +121,7 @@ def test_germinating_and_pruning_leave_the_modules_and_momentum_of_others_as_the
 )
 def test_a_trajectory_is_the_same_whoever_the_neighbours_are_wherever_it_stands_and_however_it_is_chunked(task, seed):
     """Environment 7 plays the same at every place in stacks of 2, 3, 5 and 8."""
-    training = UNEVEN if task in SMALL_IMAGES else BRIEF_TEXTS
+    training = UNEVEN if task in SMALL_IMAGES else BRIEF_FEW
     steps, options = 16, {"task": task, "training": training, "lifecycle": HASTY}
 
     def run(names, **how):
@@ -202,7 +202,7 @@ def test_a_gate_that_is_not_used_keeps_its_momentum_whatever_the_neighbours_blen
 def test_one_environment_alone_stays_close_to_the_same_one_in_a_stack():
     kinds = {"digits": "conv_light", "digits_capable": "conv_light", "shapes": "conv_light", "story_grammar": "mlp"}
     for task, name in kinds.items():
-        training = BRIEF_TEXTS if task == "story_grammar" else BRIEF
+        training = BRIEF_FEW if task == "story_grammar" else BRIEF
         alone, together = (simulate(envs, task=task, training=training) for envs in (1, 3))
         for vector in (action(Op.GERMINATE, 0, name), action(Op.ADVANCE, 0), action(Op.GERMINATE, 1, "norm")):
             step(alone, vector)

@@ -27,7 +27,7 @@ from esper_env.network.network import StackedNetwork
 from esper_env.network.transformer import TransformerHost
 from esper_env.network.transformer_blueprints import HEADS, WINDOW
 from esper_env.tasks import TASKS
-from tests.conftest import BRIEF_TEXTS, HASTY, action, play, simulate, step
+from tests.conftest import BRIEF_FEW, HASTY, action, play, simulate, step
 
 CPU = torch.device("cpu")
 HOST = TransformerHost(classes=11, length=40, width=16, layers=3, heads=2)
@@ -408,7 +408,7 @@ def test_all_coalitions_of_a_branching_pass_are_those_of_separate_passes_and_of_
 
 
 def test_the_grown_model_to_take_home_is_the_committed_network_also_for_shorter_texts():
-    simulation = simulate(3, task="story_grammar", training=BRIEF_TEXTS, lifecycle=HASTY)
+    simulation = simulate(3, task="story_grammar", training=BRIEF_FEW, lifecycle=HASTY)
     play(simulation, 20, seed=2)
     fossils = simulation.slots.stage == Stage.FOSSILIZED
     assert fossils.any()
@@ -431,7 +431,7 @@ def test_the_score_is_how_far_the_loss_has_come_from_guessing_to_the_target():
     chance, target = math.log(task.host.classes), task.target_loss
     loss = np.array([chance, target, (chance + target) / 2, chance + 1, 0.0, np.nan, np.inf])
     np.testing.assert_allclose(task.score(loss, np.zeros(7)), [0, 100, 50, 0, 100, 0, 0])
-    simulation = simulate(2, task="story_grammar", training=BRIEF_TEXTS)
+    simulation = simulate(2, task="story_grammar", training=BRIEF_FEW)
     step(simulation, action(Op.GERMINATE, 0, "mlp"))
     np.testing.assert_array_equal(simulation.signals.score, task.score(simulation.signals.loss, np.zeros(2)))
 
@@ -447,7 +447,7 @@ def test_texts_cannot_be_augmented_and_widths_must_suit_the_heads():
 
 @pytest.mark.parametrize("style", Style)
 def test_every_blueprint_leaves_the_output_bit_identical_from_germination_all_through_training(style):
-    options = {"task": "story_grammar", "training": BRIEF_TEXTS}
+    options = {"task": "story_grammar", "training": BRIEF_FEW}
     grown, waiting = simulate(len(NAMES), **options), simulate(len(NAMES), **options)
     for slot in range(3):
         step(grown, *(action(Op.GERMINATE, slot, name, style) for name in NAMES))
@@ -462,7 +462,7 @@ def test_every_blueprint_leaves_the_output_bit_identical_from_germination_all_th
 
 
 def test_copies_of_a_language_simulation_share_nothing():
-    simulation = simulate(2, task="story_grammar", training=BRIEF_TEXTS, lifecycle=HASTY)
+    simulation = simulate(2, task="story_grammar", training=BRIEF_FEW, lifecycle=HASTY)
     play(simulation, 6)
     state = simulation.get_state()
     kept = copy.deepcopy(state["networks"][0].trunk.value)

@@ -100,7 +100,13 @@ SCENARIOS = {
             share=0.5,
         ),
         *(
-            Scenario(task, {"task": task, "training": CHEAP_FEW, "lifecycle": QUICK}, envs=4, share=0.05)
+            Scenario(
+                task,
+                {"task": task, "training": CHEAP_FEW, "lifecycle": QUICK, "max_epochs": 8},
+                envs=4,
+                autoreset="same_step",
+                share=0.05,
+            )
             for task in QUICK_TASKS
             if task.startswith("cifar10")
         ),

@@ -1,5 +1,6 @@
 """The documentation: its tables are those of the code, its code runs, and every page can be found."""
 
+import json
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from docs.generator.diagrams import PLACES
 from docs.generator.lifecycle import CLOCK, causes
 from docs.generator.reward import weighed
 from docs.generator.sections import MARKER, SECTIONS, fill
+from docs.generator.speed import MEASURED
 from esper_agent.config import PolicyConfig, PPOConfig
 from esper_agent.policies.registry import policy_names
 from esper_agent.rollout.backends import BACKENDS
@@ -231,6 +233,14 @@ def test_documents_link_to_pages_that_exist():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for link in re.findall(r"\]\((docs/[^)#]+)", readme):
         assert (ROOT / link).exists(), link
+
+
+def test_the_speed_of_the_readme_is_the_one_that_was_measured():
+    told = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Speed\n")[2].replace("\n", " ")
+    measured = {row["name"]: row for row in json.loads(MEASURED.read_text(encoding="utf-8"))["rows"]}
+    for state in ("no seeds", "three blending seeds"):
+        row = measured[f"{state}: K=32 against naive"]
+        assert re.search(f"{row['detail']['ms K=32']:.1f} ms[^;.]*, {row['value']:.1f} times less", told), row
 
 
 def test_the_results_of_the_readme_are_those_of_the_protocol():

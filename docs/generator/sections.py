@@ -18,6 +18,7 @@ from docs.generator import (
     observation,
     reward,
     simulation,
+    speed,
     tasks,
 )
 from esper_env.config import unknown_name
@@ -54,6 +55,7 @@ SECTIONS: dict[str, Callable[..., str]] = {
     "train-options": agent.train_options,
     "ppo-options": agent.ppo_options,
     "policy-options": agent.policy_options,
+    "speed": speed.speed,
     "api": api.reference,
 }
 """What each name stands for; those of `tasks` and `api` take an argument."""

@@ -81,7 +81,7 @@ class PPOConfig(Options):
     baseline: str | None = None
     """What returns are compared with: `factored` (the op with V(s), the rest with Q(s, op)), `q_op` or `state`.
     None follows the policy: `factored` where its critic judges ops, else `state`."""
-    clip: float = 0.2
+    clip: float = 0.4
     """Each head's probability ratio earns nothing beyond 1 ± this."""
     head_average: str = "steps"
     """A head's loss is averaged over all steps (`steps`) or over those where it mattered (`relevant`)."""

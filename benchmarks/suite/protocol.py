@@ -13,6 +13,8 @@ from typing import Any
 from esper_env.config import ConfigError, unknown_name
 
 VERSION = 2
+PPO = {"clip": 0.2}
+"""What all contestants with our PPO share: defaults as they were when this version was fixed."""
 
 HELD_OUT_SEED = 1_000_000
 """The first held-out seed, where `esper_agent.evaluate` has it. They are played once per final policy."""

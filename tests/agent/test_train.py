@@ -306,7 +306,7 @@ def test_a_run_is_continued_but_never_overwritten(trained):
         ({"seed": 3}, "seed=0 and cannot go on with 3"),
         ({"num_envs": 16}, "num_envs=8 and cannot go on with 16"),
         ({"policy": "mlp"}, "policy='lstm' and cannot go on with 'mlp'"),
-        ({"ppo": PPOConfig(clip=0.1)}, "ppo.clip=0.2 and cannot go on with 0.1"),
+        ({"ppo": PPOConfig(clip=0.1)}, "ppo.clip=0.4 and cannot go on with 0.1"),
         ({"ppo": PPOConfig(entropy_weights={"op": 1.0})}, "ppo.entropy_weights.slot=1.0 and cannot go on with None"),
         ({"policy_options": {**NARROW, "uniform_mixing": {"op": 0.01}}}, "policy_options.uniform_mixing.op=None"),
         ({"env": {**ENV, "training": {}}}, "env.training.batches_per_epoch=1 and cannot go on with"),
@@ -349,7 +349,7 @@ def test_the_configuration_tells_what_really_ran_beside_what_was_asked_for(train
     assert ran["env"]["blueprints"]
     assert ran["policy_options"]["width"] == 16
     assert ran["policy_options"]["memory"] == "lstm"
-    assert asked["ppo"]["clip"] == 0.2
+    assert asked["ppo"]["clip"] == 0.4
     assert checkpoint.read(trained / "checkpoints" / checkpoint.LAST)["resolved"] == ran
 
 

@@ -15,7 +15,7 @@ from benchmarks.suite.atomic import write_json
 from benchmarks.suite.protocol import ABLATIONS, PROTOCOL, REFERENCE, Comparison, Late, Protocol, unscaled
 from benchmarks.suite.results import RESULTS, RETURN, Agent, read_agents
 from benchmarks.suite.static import matched
-from benchmarks.suite.statistics import Interval, improvement_probability, interquartile_mean
+from benchmarks.suite.statistics import Interval, improvement_probability, interquartile_mean, paired_difference
 from esper_agent.evaluate import Episode
 from esper_env.arrays import Floats
 
@@ -106,6 +106,8 @@ class Outcome:
     ours: Interval | None = None
     theirs: Interval | None = None
     probability: Interval | None = None
+    difference: Interval | None = None
+    """Mean difference on the same held-out seeds; None where not all of the same seeds were played."""
     whole: bool = True
     """Are both there with all training seeds and episodes?"""
 
@@ -139,7 +141,9 @@ def _outcome(here: Field | None, comparison: Comparison, task: str, other: str, 
     agent = comparison.agent
     if here is None or not {agent, other} <= set(here.rows):
         return Outcome(comparison, task, quantity, other)
-    ours, theirs = here.scores(agent, quantity), by_training(here.against(agent, other), quantity)
+    rows = here.against(agent, other)
+    ours, theirs = here.scores(agent, quantity), by_training(rows, quantity)
+    seeds = [{row.evaluation_seed for row in played} for played in (here.rows[agent], rows)]
     return Outcome(
         comparison,
         task,
@@ -148,6 +152,7 @@ def _outcome(here: Field | None, comparison: Comparison, task: str, other: str, 
         interquartile_mean(ours),
         interquartile_mean(theirs),
         improvement_probability(ours, theirs),
+        paired_difference(ours, theirs) if seeds[0] == seeds[1] else None,
     )
 
 
@@ -245,8 +250,6 @@ def _claims(fields: Mapping[str, Field], protocol: Protocol) -> str:
             others = waiting.setdefault((outcome.comparison.claim, outcome.task), {})
             others[f"`{outcome.other}`"] = None
             continue
-        low_high = outcome.probability
-        chance = f"{low_high.value:.2f} [{low_high.low:.2f}, {low_high.high:.2f}]" if low_high else ""
         rows.append(
             [
                 outcome.comparison.claim,
@@ -255,12 +258,14 @@ def _claims(fields: Mapping[str, Field], protocol: Protocol) -> str:
                 QUANTITIES[outcome.quantity],
                 _interval(outcome.ours),
                 _interval(outcome.theirs),
-                chance,
+                _interval(outcome.probability),
+                _interval(outcome.difference),
                 outcome.comparison.goal,
                 outcome.verdict,
             ]
         )
-    head = ["claim", "agent / other", "task", "quantity", "agent", "other", "P(agent > other)", "goal", "outcome"]
+    head = ["claim", "agent / other", "task", "quantity", "agent", "other", "P(agent > other)", "same seeds", "goal"]
+    head += ["outcome"]
     left = [f"- {claim}: {', '.join(others)} on {task}" for (claim, task), others in waiting.items()]
     later = "\n\nNot compared yet:\n\n" + "\n".join(left) if waiting else ""
     return (
@@ -268,8 +273,9 @@ def _claims(fields: Mapping[str, Field], protocol: Protocol) -> str:
         + (markdown(head, rows) if rows else "Nothing has been compared yet.")
         + "\n\nGoals: *above*, the agent's interval lies above the other's; *not below*, its estimate reaches at least "
         "the lower end of the other's interval. P is the probability that an episode of the agent beats one of the "
-        "other's, ties counting half. `big` is compared episode by episode, after the epoch in which it has spent as "
-        "many FLOPs as the agent." + later
+        "other's, ties counting half. *Same seeds* is the mean difference, agent − other, with an interval that "
+        "resamples the held-out seeds for both at once; no goal asks for it. `big` is compared episode by episode, "
+        "after the epoch in which it has spent as many FLOPs as the agent." + later
     )
 
 

@@ -1,4 +1,4 @@
-"""Interquartile means with bootstrap intervals, and probabilities of improvement.
+"""Interquartile means with bootstrap intervals, probabilities of improvement, and differences on the same seeds.
 
 What Agarwal et al. (2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice") recommend. Episodes
 of one training are not independent: a resample draws trainings first, then episodes within each of them, so that the
@@ -62,6 +62,27 @@ def improvement_probability(ours: Sequence[Floats], theirs: Sequence[Floats], *,
     value = _above(np.concatenate(ours)[None], np.concatenate(theirs)[None])
     samples = _above(resample(ours, rng), resample(theirs, rng))
     return Interval(float(value[0]), *_bounds(samples))
+
+
+def paired_difference(ours: Sequence[Floats], theirs: Sequence[Floats], *, seed: int = 0) -> Interval:
+    """Mean of ours less that of theirs, when scores in the same place were got from the same held-out seed.
+
+    Trainings of both are resampled as above, but the held-out seeds of both together: how hard a seed is cancels.
+    """
+    rng = np.random.default_rng(seed)
+    tables = [np.stack([np.asarray(run, float) for run in runs]) for runs in (ours, theirs)]
+    length = tables[0].shape[1]
+    if tables[1].shape[1] != length:
+        raise ValueError(
+            f"Scores of the same seeds are wanted; got {length} of ours and {tables[1].shape[1]} of theirs."
+        )
+    drawn = rng.multinomial(length, np.full(length, 1 / length), RESAMPLES) / length
+    means = []
+    for table in tables:
+        count = len(table)
+        trainings = rng.multinomial(count, np.full(count, 1 / count), RESAMPLES) / count
+        means.append(((trainings @ table) * drawn).sum(1))
+    return Interval(float(tables[0].mean() - tables[1].mean()), *_bounds(means[0] - means[1]))
 
 
 def _above(ours: Floats, theirs: Floats) -> Floats:

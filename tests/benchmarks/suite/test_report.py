@@ -78,6 +78,7 @@ def test_claims_hold_are_missed_or_wait_for_their_runs(results):
     found = {(o.task, o.other): o for o in outcomes(gather(read_agents(results), TABLES), TABLES)}
     assert found["digits", "wait"].verdict == "holds so far"  # two of the three training seeds
     assert found["digits", "wait"].probability.value == 1.0
+    assert found["digits", "wait"].difference.value == pytest.approx(92 - 36, abs=1)
     assert found["digits", "lstm"].verdict == "**missed** so far"
     assert found["digits", "lstm-128"].verdict == found["shapes", "lstm-128"].verdict == "not run yet"
 

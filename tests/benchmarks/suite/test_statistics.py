@@ -7,6 +7,7 @@ from benchmarks.suite.statistics import (
     improvement_probability,
     interquartile_mean,
     iqm,
+    paired_difference,
     resample,
 )
 
@@ -83,3 +84,33 @@ def test_the_probability_of_improvement_counts_pairs_with_half_a_point_for_ties(
 def test_the_same_scores_give_the_same_interval_again():
     runs = [RNG.normal(size=20) for _ in range(3)]
     assert interquartile_mean(runs) == interquartile_mean(runs)
+
+
+def test_on_the_same_seeds_what_makes_a_seed_hard_cancels():
+    hard = RNG.normal(0, 5, 50)
+    ours = [hard + 0.5 + RNG.normal(0, 0.2, 50) for _ in range(3)]
+    theirs = [hard + RNG.normal(0, 0.2, 50)]
+    difference, apart = paired_difference(ours, theirs), interquartile_mean(ours)
+    assert difference.value == pytest.approx(np.concatenate(ours).mean() - theirs[0].mean())
+    assert 0.25 < difference.low < difference.value < difference.high < 0.75
+    assert apart.high - apart.low > 5 * (difference.high - difference.low)
+
+
+def test_with_a_training_each_the_difference_is_scipys_paired_bootstrap():
+    ours, theirs = RNG.normal(1, 1, 60), RNG.normal(0, 1, 60)
+    found = paired_difference([ours], [theirs])
+    scipys = stats.bootstrap((ours - theirs,), np.mean, n_resamples=4_000, method="percentile", rng=1)
+    bounds = scipys.confidence_interval
+    assert (found.low, found.high) == pytest.approx((bounds.low, bounds.high), abs=0.04)
+
+
+def test_trainings_that_differ_widen_a_difference():
+    theirs = [np.zeros(50)]
+    alike = paired_difference([RNG.normal(0, 1, 50) for _ in range(5)], theirs)
+    apart = paired_difference([RNG.normal(shift, 1, 50) for shift in (-4, -2, 0, 2, 4)], theirs)
+    assert apart.high - apart.low > 3 * (alike.high - alike.low)
+
+
+def test_a_difference_wants_scores_of_the_same_seeds():
+    with pytest.raises(ValueError, match="got 3 of ours and 2 of theirs"):
+        paired_difference([np.zeros(3)], [np.zeros(2)])

@@ -77,8 +77,8 @@ class Evaluate:
     """Further arguments of the environment, as `esper train` takes them; the run's when there is one."""
     episodes: int = 50
     """Episodes per policy, on the same seeds for all of them."""
-    deterministic: bool = False
-    """Take the likeliest actions of the trained policy; otherwise they are drawn, as in training."""
+    temperature: float = 1.0
+    """How freely the trained policy draws: 1 as in training, 0.5 the likely more often, 0 always the likeliest."""
     seed: int = 0
     """Seed of what policies draw."""
     threads: int = 2
@@ -93,6 +93,7 @@ class Evaluate:
         if not self.policy and self.run is None:
             raise ConfigError("Nothing to evaluate: give --policy NAME ..., --run RUN, or both.")
         check_number("episodes", self.episodes, 1, whole=True)
+        check_number("temperature", self.temperature, 0)
         if self.csv is not None:
             require_writable(self.csv.parent, "--csv")
         if "task" in self.env:
@@ -106,7 +107,7 @@ class Evaluate:
                 options,
                 seeds,
                 which=self.checkpoint,
-                deterministic=self.deterministic,
+                temperature=self.temperature,
                 seed=self.seed,
                 threads=self.threads,
             )

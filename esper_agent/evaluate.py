@@ -22,7 +22,7 @@ from esper_agent.policies.registry import create_policy
 from esper_agent.runs import load_policy
 from esper_agent.spec import EnvSpec
 from esper_env.arrays import Bools
-from esper_env.config import ConfigError
+from esper_env.config import ConfigError, check_number
 from esper_env.tasks import read_files
 from esper_env.threads import one_thread
 from esper_env.vector_env import SeedVectorEnv
@@ -77,15 +77,15 @@ def evaluate(
     *,
     agent: str,
     training_seed: int = -1,
-    deterministic: bool = False,
+    temperature: float = 1.0,
     seed: int = 0,
     threads: int = 1,
     observer: Observer | None = None,
 ) -> list[Episode]:
     """Play one episode per seed, all at once as one population.
 
-    What training improves is the policy that draws, and that is what is played: its mode may be far worse, where
-    the likeliest action changes nothing and is therefore the likeliest again.
+    What training improves is the policy that draws, and that is what is played unless asked otherwise: its mode may
+    be far worse, where the likeliest action changes nothing and is therefore the likeliest again.
 
     Args:
         policy: what `create_policy` makes.
@@ -93,15 +93,17 @@ def evaluate(
         seeds: of the episodes, one each.
         agent: name to put into the rows.
         training_seed: seed that the policy was trained with, -1 for one that was not trained.
-        deterministic: act by the mode rather than by drawing (policies that do not learn ignore it).
+        temperature: 1 draws as in training, less draws what is likely more often, 0 takes the mode (policies that do
+            not learn ignore it).
         seed: of the policy's draws; its own stream is left as it was.
         threads: stacks of hosts run at the same time.
         observer: who watches.
     """
     for name in NOT_HERE & set(env_options):
         raise ConfigError(f"An evaluation sets {name} itself: leave it out of the environment's arguments.")
+    check_number("temperature", temperature, 0)
     count = len(seeds)
-    mode = ExplorationType.DETERMINISTIC if deterministic else ExplorationType.RANDOM
+    mode = ExplorationType.RANDOM if temperature else ExplorationType.DETERMINISTIC
     device = next((parameter.device for parameter in policy.parameters()), torch.device("cpu"))
     memory = policy.state_keys if isinstance(policy, ActorCritic) else []
     state = policy.initial_state(count) if isinstance(policy, ActorCritic) else TensorDict(batch_size=[count])
@@ -110,7 +112,7 @@ def evaluate(
     final = dict.fromkeys(("test_accuracy", "host_params", "seed_params", "flops"), np.zeros(count))
     with (
         one_thread(),
-        drawing(policy, torch.Generator(device).manual_seed(seed)),
+        drawing(policy, torch.Generator(device).manual_seed(seed), temperature),
         set_exploration_type(mode),
         closing(SeedVectorEnv(count, threads=min(threads, count), **env_options)) as env,
     ):
@@ -153,14 +155,14 @@ def evaluate(
 
 
 @contextmanager
-def drawing(policy: TensorDictModuleBase, generator: torch.Generator) -> Iterator[None]:
-    """Let a policy draw from this generator, and give it its own back."""
-    own = getattr(policy, "generator", None)
-    policy.generator = generator
+def drawing(policy: TensorDictModuleBase, generator: torch.Generator, temperature: float) -> Iterator[None]:
+    """Let a policy draw from this generator at this temperature, and give it its own back."""
+    own, usual = getattr(policy, "generator", None), getattr(policy, "temperature", 1.0)
+    policy.generator, policy.temperature = generator, temperature
     try:
         yield
     finally:
-        policy.generator = own
+        policy.generator, policy.temperature = own, usual
 
 
 def evaluate_named(
@@ -193,7 +195,7 @@ def evaluate_run(
     seeds: Sequence[int],
     *,
     which: str = "best",
-    deterministic: bool = False,
+    temperature: float = 1.0,
     seed: int = 0,
     threads: int = 1,
     observer: Observer | None = None,
@@ -211,7 +213,7 @@ def evaluate_run(
         seeds,
         agent=config.policy,
         training_seed=config.seed,
-        deterministic=deterministic,
+        temperature=temperature,
         seed=seed,
         threads=threads,
         observer=observer,

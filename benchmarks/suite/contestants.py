@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.suite import ablations, protocol
+from benchmarks.suite import ablations
 from benchmarks.suite.greedy import GROUP, play_greedily
-from benchmarks.suite.playing import Played, play
+from benchmarks.suite.playing import Played, play, tuned_returns
 from benchmarks.suite.recordings import read_actions
 from benchmarks.suite.runs import Run
 from benchmarks.suite.script import Script
@@ -104,7 +104,7 @@ def run_esper(run: Run, work: Work) -> bool:
     if _steps(run) < run.steps:
         return False
     policy, _ = load_policy(run.training, "last")
-    return _play(run, work, policy)
+    return _play_learned(run, work, policy)
 
 
 def _keep_what_goes_on(run: Run) -> None:
@@ -120,7 +120,7 @@ def _keep_what_goes_on(run: Run) -> None:
 def training_config(run: Run, threads: int) -> TrainConfig:
     """The training of a run: the protocol's agent with the contestant's options."""
     options: dict[str, Any] = dict(run.settings)
-    ppo = {**protocol.PPO, **options.pop("ppo", {})}
+    ppo = dict(options.pop("ppo", {}))
     if options.pop("even_entropy", False):
         ppo["entropy_weights"] = dict.fromkeys(PPOConfig().entropy_weights, 1.0)
     policy = options.pop("policy", "lstm")
@@ -175,11 +175,27 @@ def run_maskable(run: Run, work: Work) -> bool:
         deadline=work.deadline,
         show=work.show,
     )
-    return finished and _play(run, work, load_maskable(run.training))
+    return finished and _play_learned(run, work, load_maskable(run.training))
 
 
-def _play(run: Run, work: Work, policy: Any) -> bool:
-    played = play(policy, run.env, run.evaluation_seeds, agent=run.label, training_seed=run.seed, threads=work.threads)
+def _play_learned(run: Run, work: Work, policy: Any) -> bool:
+    """Play at the temperature that returns most on tuning seeds: what helps to explore costs when it counts."""
+    tried = tuned_returns(policy, run.env, run.tuning_seeds, run.temperatures, threads=work.threads)
+    chosen = max(tried, key=lambda temperature: tried[temperature])
+    run.note_temperature(chosen, tried)
+    return _play(run, work, policy, chosen)
+
+
+def _play(run: Run, work: Work, policy: Any, temperature: float = 1.0) -> bool:
+    played = play(
+        policy,
+        run.env,
+        run.evaluation_seeds,
+        agent=run.label,
+        training_seed=run.seed,
+        temperature=temperature,
+        threads=work.threads,
+    )
     run.finish(played)
     return True
 

@@ -174,16 +174,23 @@ class Masked(TensorDictModuleBase):  # type: ignore[misc]
         super().__init__()
         self.agent = agent
         self.generator: torch.Generator | None = None
+        self.temperature = 1.0
         self.in_keys, self.out_keys = [*OBSERVATION_KEYS, "is_init"], ["action"]
 
     def forward(self, td: TensorDictBase) -> TensorDictBase:
         """A valid action for every episode."""
         observation = {name: td[name].numpy() for name in OBSERVATION_KEYS}
-        masks = observation["action_mask"].astype(bool)
-        with torch.random.fork_rng(devices=[]):  # stable-baselines3 draws from the global generator
-            torch.manual_seed(int(torch.randint(2**62, (), generator=self.generator)))
-            action, _ = self.agent.predict(observation, deterministic=False, action_masks=masks)
-        td.set("action", torch.from_numpy(np.asarray(action, np.int64)))
+        observed, _ = self.agent.policy.obs_to_tensor(observation)
+        with torch.no_grad():
+            heads = self.agent.policy.get_distribution(observed, observation["action_mask"].astype(bool)).distributions
+        # Drawn here, because stable-baselines3 draws from the global generator and knows no temperature.
+        drawn = [
+            torch.multinomial((head.logits / self.temperature).softmax(-1), 1, generator=self.generator)
+            if self.temperature
+            else head.logits.argmax(-1, keepdim=True)
+            for head in heads
+        ]
+        td.set("action", torch.cat(drawn, -1))
         return td
 
 

@@ -31,9 +31,10 @@ def play(
     *,
     agent: str,
     training_seed: int = -1,
+    temperature: float = 1.0,
     threads: int = 1,
 ) -> Played:
-    """Play one episode per seed, actions drawn as in training, and record the actions.
+    """Play one episode per seed, drawing at this temperature, and record the actions.
 
     A host alone runs on other kernels than a stack, with other bits; so a single episode gets a companion, and the
     bits of an episode depend on nothing but its seed and its actions.
@@ -47,12 +48,34 @@ def play(
     handle = policy.register_forward_hook(record)
     try:
         episodes = evaluate(
-            policy, env_options, company, agent=agent, training_seed=training_seed, threads=min(threads, len(company))
+            policy,
+            env_options,
+            company,
+            agent=agent,
+            training_seed=training_seed,
+            temperature=temperature,
+            threads=min(threads, len(company)),
         )[: len(seeds)]
     finally:
         handle.remove()
     steps = np.stack(taken, 1)
     return Played(episodes, [steps[i, : episode.env_steps] for i, episode in enumerate(episodes)])
+
+
+def tuned_returns(
+    policy: TensorDictModuleBase,
+    env_options: Mapping[str, Any],
+    seeds: Sequence[int],
+    temperatures: Sequence[float],
+    *,
+    threads: int = 1,
+) -> dict[float, float]:
+    """What a learned policy returns on average at each temperature, on seeds that settings are chosen by."""
+    found = {}
+    for temperature in temperatures:
+        played = play(policy, env_options, seeds, agent="", temperature=temperature, threads=threads)
+        found[temperature] = float(np.mean([episode.objective_return for episode in played.episodes]))
+    return found
 
 
 class Recorded(TensorDictModuleBase):  # type: ignore[misc]

@@ -204,8 +204,9 @@ def _head(fields: Mapping[str, Field], protocol: Protocol) -> str:
         "[benchmarks/suite/protocol.py](../benchmarks/suite/protocol.py). "
         "[How to enter](../benchmarks/suite/SUBMISSION.md).",
         "Estimates are interquartile means over held-out episodes, with 95 % bootstrap intervals that resample the "
-        "trainings first and then the episodes of each. The last checkpoint of a training plays, drawing its "
-        "actions as it did in training.",
+        "trainings first and then the episodes of each. The last checkpoint of a training plays, at the temperature of "
+        f"{', '.join(f'{temperature:g}' for temperature in protocol.temperatures)} that returned most on tuning seeds: "
+        "1 draws as in training, 0 takes the likeliest action.",
     ]
     scaled = sorted({name for here in fields.values() for name in here.rows if unscaled(name)[1] != 1})
     if scaled:

@@ -126,6 +126,7 @@ def _publish_manifest(run: Run, path: Path) -> None:
     runs = json.loads(path.read_text())["runs"] if path.exists() else {}
     share = run.steps / run.full_steps if run.full_steps else 1.0
     origin = {"steps": run.steps, "share_of_steps": share, "settings": dict(run.settings), "sessions": run.sessions()}
+    origin |= run.noted_temperature()
     runs.setdefault(run.task, {})[str(run.seed)] = origin
     write_json(
         path,

@@ -63,6 +63,8 @@ class Runner:
             evaluation_seeds=tuple(self.protocol.held_out_seeds()),
             settings={**contestant.options, **tuned},
             num_envs=self.protocol.num_envs,
+            temperatures=self.protocol.temperatures,
+            tuning_seeds=tuple(self.protocol.tuning_seeds()),
             version=self.protocol.version,
         )
 

@@ -45,6 +45,10 @@ class Run:
     settings: Mapping[str, Any]
     """The contestant's options, with those that were tuned."""
     num_envs: int = 32
+    temperatures: tuple[float, ...] = (1.0,)
+    """At which a learned policy may draw when it is evaluated."""
+    tuning_seeds: tuple[int, ...] = ()
+    """What the temperature is chosen by."""
     version: int = VERSION
 
     @property
@@ -70,6 +74,8 @@ class Run:
             "steps": self.steps,
             "steps_of_the_protocol": self.full_steps,
             "num_envs": self.num_envs,
+            "temperatures": list(self.temperatures),
+            "tuning_seeds": [*self.tuning_seeds[:1], len(self.tuning_seeds)],
             "evaluation_seeds": [self.evaluation_seeds[0], len(self.evaluation_seeds)],
         }
 
@@ -94,6 +100,20 @@ class Run:
         if session not in sessions and not self.finished:
             sessions.append(session)
         write_json(path, present | {"sessions": sessions})
+
+    def note_temperature(self, chosen: float, tried: Mapping[float, float]) -> None:
+        """Keep at which temperature the policy plays, and what every one returned on tuning seeds."""
+        returns = {f"{temperature:g}": value for temperature, value in tried.items()}
+        write_json(self._temperature, {"temperature": chosen, "tuning_returns": returns})
+
+    def noted_temperature(self) -> dict[str, Any]:
+        """What `note_temperature` kept; nothing for what does not learn."""
+        found: dict[str, Any] = json.loads(self._temperature.read_text()) if self._temperature.exists() else {}
+        return found
+
+    @property
+    def _temperature(self) -> Path:
+        return self.folder / "temperature.json"
 
     def finish(self, played: Played) -> None:
         """Keep the episodes and their actions."""

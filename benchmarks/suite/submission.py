@@ -53,6 +53,7 @@ def hand_in(
     training_seed: int = -1,
     training_steps: int = 0,
     summary: str = "",
+    temperature: float = 1.0,
     results: Path = RESULTS,
     protocol: Protocol = PROTOCOL,
     threads: int = 1,
@@ -66,6 +67,7 @@ def hand_in(
         training_seed: seed that the agent was trained with, -1 if it was not.
         training_steps: environment steps that it was trained for.
         summary: a line on what it is.
+        temperature: at which a policy of ours draws; choose it, if at all, on seeds below the held-out ones.
         results: folder of results.
         protocol: whose environment and seeds are used.
         threads: stacks of hosts run at the same time.
@@ -82,7 +84,15 @@ def hand_in(
     scaffold.register()
     chosen = policy if isinstance(policy, TensorDictModuleBase) else Acting(policy)
     seeds = protocol.held_out_seeds()
-    played = play(chosen, protocol.env_options(task), seeds, agent=agent, training_seed=training_seed, threads=threads)
+    played = play(
+        chosen,
+        protocol.env_options(task),
+        seeds,
+        agent=agent,
+        training_seed=training_seed,
+        temperature=temperature,
+        threads=threads,
+    )
     folder = results / agent
     path, rows, recorded = folder / MANIFEST, folder / f"{task}.csv", folder / f"{task}.actions.csv.gz"
     others = [row for row in (read_episodes(rows) if rows.exists() else []) if row.training_seed != training_seed]

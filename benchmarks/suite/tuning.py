@@ -182,7 +182,7 @@ def _judge_maskable(
     settings: Settings, env: Mapping[str, Any], protocol: Protocol, folder: Path, threads: int
 ) -> float:
     from benchmarks.suite.maskable import load_maskable, train_maskable
-    from benchmarks.suite.playing import play
+    from benchmarks.suite.playing import tuned_returns
 
     words = json.dumps(dict(settings), sort_keys=True)
     place = folder / hashlib.sha256(words.encode()).hexdigest()[:16]  # the same in every process
@@ -196,8 +196,8 @@ def _judge_maskable(
         threads=threads,
         show=lambda line: None,
     )
-    played = play(load_maskable(place), env, protocol.tuning_seeds(), agent="maskable", threads=threads)
-    return float(np.mean([episode.objective_return for episode in played.episodes]))
+    policy, seeds = load_maskable(place), protocol.tuning_seeds()
+    return max(tuned_returns(policy, env, seeds, protocol.temperatures, threads=threads).values())
 
 
 GRIDS = {

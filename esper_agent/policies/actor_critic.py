@@ -79,7 +79,7 @@ class ActorCritic(TensorDictModuleBase):  # type: ignore[misc]
     | `state_action_value`, `state_value` | 1 | out: Q(s, op taken) and V(s) |
     | `("next", "recurrent_state_h")`, … | layers, units | out, with memory |
 
-    Acting draws from `generator` (seed it with `seed`), or takes the mode under
+    Acting draws from `generator` (seed it with `seed`) at `temperature`, or takes the mode under
     `set_exploration_type(ExplorationType.DETERMINISTIC)`. It never builds a graph; `unroll` does.
     """
 
@@ -89,6 +89,7 @@ class ActorCritic(TensorDictModuleBase):  # type: ignore[misc]
         self.network = network
         self.autocast = autocast
         self.generator: torch.Generator | None = None
+        self.temperature = 1.0
         self.state_keys = list(network.state_shapes)
         self.in_keys = [*OBSERVATION_KEYS, "is_init", *self.state_keys]
         self.out_keys = [
@@ -105,7 +106,7 @@ class ActorCritic(TensorDictModuleBase):  # type: ignore[misc]
             judgement, state = self._step(td)
             deterministic = interaction_type() in (InteractionType.DETERMINISTIC, InteractionType.MODE)
             distribution = judgement.distribution
-            action = distribution.mode() if deterministic else distribution.sample(self.generator)
+            action = distribution.mode() if deterministic else distribution.sample(self.generator, self.temperature)
             td.set("action", action)
             td.set("action_log_prob", distribution.log_prob(action))
             td.set("state_action_value", judgement.action_value(action))

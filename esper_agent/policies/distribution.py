@@ -95,10 +95,10 @@ class FactoredDistribution:
         self.op_log_probs = layout.normalise(logits[..., OP, : len(Op)], mask[..., OP, : len(Op)], layout.mixing[OP])
         """`[..., ops]`"""
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draw actions `[..., 8]`."""
+    def sample(self, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
+        """Draw actions `[..., 8]`; a choice of probability p is drawn in proportion to p^(1 / temperature)."""
         noise = torch.empty_like(self._logits).exponential_(generator=generator).log_()
-        return self._choose(noise)
+        return self._choose(noise.mul_(temperature))
 
     def mode(self) -> Tensor:
         """The likeliest op, and for it the likeliest value of each head that matters."""

@@ -162,7 +162,7 @@ def test_evaluation_prints_a_line_per_policy_and_writes_rows(run, tmp_path, caps
     assert cli.run(["evaluate", *words]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]] == ["lstm", "wait", "random"]
     assert len(file.read_text().splitlines()) == 1 + 9
-    assert cli.run(["evaluate", *words, "--checkpoint", "last", "--deterministic"]) == 0
+    assert cli.run(["evaluate", *words, "--checkpoint", "last", "--temperature", "0"]) == 0
 
 
 def test_evaluation_of_a_name_needs_no_run(capsys):

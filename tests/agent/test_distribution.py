@@ -98,14 +98,25 @@ def test_mode_is_the_likeliest_op_and_the_likeliest_rest_given_it(seed):
     assert distribution.mode()[0].tolist() == JOINT[given_op.argmax()].tolist()
 
 
-def test_draws_have_the_enumerated_probabilities():
+def sharpened(p, temperature):
+    """The op in proportion to p^(1 / temperature), and likewise the other heads given the op."""
+    by_op = torch.zeros(len(Op), dtype=torch.float64).index_add(0, JOINT[:, OP], p)
+    rest = torch.where(p > 0, p / by_op[JOINT[:, OP]], 0.0) ** (1 / temperature)
+    whole = torch.zeros(len(Op), dtype=torch.float64).index_add(0, JOINT[:, OP], rest)
+    op = by_op ** (1 / temperature)
+    return torch.where(p > 0, (op / op.sum())[JOINT[:, OP]] * rest / whole[JOINT[:, OP]], 0.0)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
+def test_draws_have_the_enumerated_probabilities(temperature):
     _, p, masks = small_case(7, scale=1.0)
+    p = sharpened(p, temperature)
     draws = 40_000
     many = ActionLayout(SLOTS, BLUEPRINTS)(
         torch.from_numpy(_logits_of(7, 1.0)).expand(draws, -1),
         masks["action_mask"].expand(draws, -1),
         masks["slot_by_op"].expand(draws, -1),
-    ).sample(torch.Generator().manual_seed(0))
+    ).sample(torch.Generator().manual_seed(0), temperature)
     code = torch.zeros(draws, dtype=torch.int64)
     for i, size in enumerate(SIZES):
         code = code * size + many[:, i]

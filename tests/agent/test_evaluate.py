@@ -104,10 +104,10 @@ def test_the_same_seeds_give_the_same_rows_whatever_the_threads(run):
 
 
 def test_drawing_differs_from_choosing_and_repeats_with_its_seed(run):
-    chosen = evaluate_run(run, OPTIONS, SEEDS, deterministic=True)
+    chosen = evaluate_run(run, OPTIONS, SEEDS, temperature=0)
     drawn = [evaluate_run(run, OPTIONS, SEEDS, seed=seed) for seed in (1, 1, 2)]
     assert chosen != drawn[0] == drawn[1] != drawn[2]
-    assert chosen == evaluate_run(run, OPTIONS, SEEDS, deterministic=True, seed=1)
+    assert chosen == evaluate_run(run, OPTIONS, SEEDS, temperature=0, seed=1)
 
 
 def test_evaluating_leaves_the_draws_of_a_training_alone(run):
@@ -132,10 +132,10 @@ class Executed:
         self.playing &= ~over
 
 
-@pytest.mark.parametrize("deterministic", [False, True])
-def test_a_trained_policy_never_picks_an_illegal_action(run, deterministic):
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 0.0])
+def test_a_trained_policy_never_picks_an_illegal_action(run, temperature):
     seen = Executed()
-    evaluate_run(run, OPTIONS, held_out_seeds(8), deterministic=deterministic, observer=seen)
+    evaluate_run(run, OPTIONS, held_out_seeds(8), temperature=temperature, observer=seen)
     assert seen.asked == seen.done > 8
 
 

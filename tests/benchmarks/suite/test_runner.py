@@ -9,13 +9,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tensordict import TensorDict
 
 from benchmarks.suite import contestants, runs, tuning
+from benchmarks.suite.maskable import load_maskable
 from benchmarks.suite.recordings import read_actions
 from benchmarks.suite.results import read_agent
-from esper_agent.evaluate import COLUMNS, read_episodes
+from esper_agent.evaluate import COLUMNS, evaluate, read_episodes
 from esper_agent.loggers import read_metrics
+from esper_agent.policies.registry import create_policy
+from esper_agent.runs import load_policy
+from esper_agent.spec import EnvSpec
 from esper_env.config import ConfigError
+from esper_env.vector_env import SeedVectorEnv
 from tests.benchmarks.suite.tiny import TINY, UPDATE, quiet, runner, search, work
 
 KILLED = """
@@ -65,6 +71,7 @@ def test_a_run_folder_holds_what_it_is_and_where_it_came_from(whole):
         "run.json",
         "episodes.csv",
         "actions.csv.gz",
+        "temperature.json",
         "training/config.json",
         "training/metrics.csv",
         "training/checkpoints/last.pt",
@@ -82,6 +89,23 @@ def test_what_is_handed_in_has_a_row_and_an_action_sequence_for_every_held_out_e
         actions = read_actions(whole / "results" / name / "digits.actions.csv.gz")
         assert set(actions) == {(row.training_seed, row.evaluation_seed) for row in rows}
         assert all(taken.shape == (6, 8) for taken in actions.values())
+
+
+@pytest.mark.parametrize("agent", ["lstm", "maskable-ppo"])
+def test_a_learned_policy_plays_at_the_temperature_that_returns_most_on_tuning_seeds(whole, agent):
+    training = whole / f"runs/digits/{agent}/seed0/training"
+    policy = load_maskable(training) if agent == "maskable-ppo" else load_policy(training, "last")[0]
+    env, returns = TINY.env_options("digits"), {}
+    for temperature in TINY.temperatures:
+        rows = evaluate(policy, env, TINY.tuning_seeds(), agent=agent, temperature=temperature)
+        returns[temperature] = np.mean([row.objective_return for row in rows])
+    best = max(returns, key=returns.get)
+    (run,) = read_agent(whole / "results" / agent).runs("digits")
+    assert run["temperature"] == best
+    assert run["tuning_returns"] == {f"{t:g}": pytest.approx(returns[t], abs=1e-12) for t in returns}
+    played = evaluate(policy, env, TINY.held_out_seeds(), agent=agent, training_seed=0, temperature=best)
+    assert played == read_episodes(whole / f"results/{agent}/digits.csv")
+    assert "temperature" not in read_agent(whole / "results/random").runs("digits")[0]
 
 
 def test_greedy_counts_what_its_forks_have_cost(whole):
@@ -176,6 +200,30 @@ def test_what_the_protocol_does_not_have_is_refused(tmp_path):
         made.work(["schedule"], show=quiet)
     with pytest.raises(ConfigError, match="nothing to tune"):
         made.search("wait", "digits")
+
+
+def test_maskable_ppo_draws_legal_actions_that_its_generator_decides_and_at_zero_predicts(whole):
+    policy = load_maskable(whole / "runs/digits/maskable-ppo/seed0/training")
+    env = SeedVectorEnv(64, **TINY.env_options("digits"))
+    observation, _ = env.reset(seed=0)
+    anything = create_policy("random", EnvSpec.of(env), seed=0)
+    for _ in range(4):
+        td = TensorDict({name: torch.from_numpy(array) for name, array in observation.items()}, [64])
+        observation = env.step(anything(td)["action"].numpy())[0]
+    td = TensorDict({name: torch.from_numpy(array) for name, array in observation.items()}, [64])
+    masks = observation["action_mask"].astype(bool)
+    likeliest, _ = policy.agent.predict(observation, deterministic=True, action_masks=masks)
+    policy.temperature = 0.0
+    np.testing.assert_array_equal(policy(td)["action"], likeliest)
+    starts = np.cumsum((0, *policy.agent.action_space.nvec[:-1]))
+    for temperature in (0.25, 1.0):
+        policy.temperature, drawn = temperature, []
+        for _ in range(2):
+            policy.generator = torch.Generator().manual_seed(1)
+            drawn.append(policy(td)["action"].clone())
+        assert torch.equal(*drawn)
+        assert np.take_along_axis(masks, drawn[0].numpy() + starts, 1).all()
+        assert not np.array_equal(drawn[0], likeliest)
 
 
 def test_global_generators_are_left_as_they_were(tmp_path):

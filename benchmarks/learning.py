@@ -28,7 +28,7 @@ from esper_agent.runs import FIXED, TrainConfig, load_config
 from esper_agent.train import train
 
 PICTURE = Path(__file__).parents[1] / "docs" / "learning.svg"
-MODES = {"drawn": False, "by the mode": True}
+TEMPERATURES = {"drawn": 1.0, "by the mode": 0.0}
 DRAWN_EVERY = 2
 """Updates per point of the curves that are kept."""
 
@@ -109,12 +109,12 @@ def main() -> None:
     lines = curves(runs)
     rows, drawn = [], []
     for run in runs:
-        for mode, deterministic in MODES.items():
+        for mode, temperature in TEMPERATURES.items():
             played = evaluate_run(
-                run, config.env_options, seeds, which="last", deterministic=deterministic, threads=options.threads
+                run, config.env_options, seeds, which="last", temperature=temperature, threads=options.threads
             )
             rows.append(row(f"{config.policy}, {mode}", played, steps_of(run)))
-            drawn += [] if deterministic else played
+            drawn += played if temperature else []
     baselines = evaluate_baselines(config, options.episodes, threads=options.threads).rows
     for name in dict.fromkeys(episode.agent for episode in baselines):
         rows.append(row(name, [episode for episode in baselines if episode.agent == name], 0))
@@ -135,7 +135,7 @@ def main() -> None:
     name = "episode/objective_return"
     learned = [{"training_seed": i, "curve": [[p["steps"], p[name]] for p in line]} for i, line in enumerate(lines)]
     write_json(options.json, "learning", settings, rows + learned)
-    options.picture.write_text(picture(lines, drawn + baselines, config.policy))
+    options.picture.write_text(picture(lines, [*drawn, *baselines], config.policy))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from sb3_contrib import MaskablePPO
+from sb3_contrib.common.maskable.distributions import MaskableMultiCategoricalDistribution
 from stable_baselines3.common.callbacks import BaseCallback
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
@@ -182,13 +183,14 @@ class Masked(TensorDictModuleBase):  # type: ignore[misc]
         observation = {name: td[name].numpy() for name in OBSERVATION_KEYS}
         observed, _ = self.agent.policy.obs_to_tensor(observation)
         with torch.no_grad():
-            heads = self.agent.policy.get_distribution(observed, observation["action_mask"].astype(bool)).distributions
+            distribution = self.agent.policy.get_distribution(observed, observation["action_mask"].astype(bool))
+        assert isinstance(distribution, MaskableMultiCategoricalDistribution)  # what a MultiDiscrete space gets
         # Drawn here, because stable-baselines3 draws from the global generator and knows no temperature.
         drawn = [
             torch.multinomial((head.logits / self.temperature).softmax(-1), 1, generator=self.generator)
             if self.temperature
             else head.logits.argmax(-1, keepdim=True)
-            for head in heads
+            for head in distribution.distributions
         ]
         td.set("action", torch.cat(drawn, -1))
         return td

@@ -1,4 +1,4 @@
-"""Convolutional hosts, and how images reach them."""
+"""Convolutional hosts."""
 
 from __future__ import annotations
 
@@ -14,14 +14,9 @@ from torch import Tensor
 from esper_env.actions import CNN
 from esper_env.arrays import Ints
 from esper_env.config import ConfigError
-from esper_env.network import layers
+from esper_env.network import images, layers
 from esper_env.network.host import SlotShape, place_slots
 from esper_env.network.layers import Float32
-
-MARGIN = 4
-"""Pixels by which an augmented image is shifted at most, each way."""
-VIEWS = 2 * (2 * MARGIN + 1) ** 2
-"""Ways to look at an image: every shift, as it is and mirrored."""
 
 
 @dataclass(frozen=True)
@@ -104,59 +99,44 @@ class CnnHost:
     @staticmethod
     def views(rng: np.random.Generator, samples: int) -> Ints:
         """How each of so many samples is augmented: numbers below `VIEWS`."""
-        return rng.integers(VIEWS, size=samples)
+        return rng.integers(images.VIEWS, size=samples)
 
     @staticmethod
     def gather(inputs: Tensor, batch: Tensor, instance: Tensor | None, views: Tensor | None = None) -> Tensor:
-        """A training batch as maps, from images `[instances, n, h, w, c]` and sample indices `[batch, hosts]`.
+        """A training batch of images, from `[instances, n, h, w, c]` and sample indices `[batch, hosts]`.
 
         Each sample is seen as its number in `views [batch, hosts]` says, or as it is when None.
         """
         index = batch if instance is None else batch + instance * inputs.shape[1]
         samples = inputs.flatten(0, 1)
-        if samples.shape[-1] == 1:  # by sample: `_as_maps` transposes each
-            images = samples.index_select(0, index.flatten()).view(*index.shape, *samples.shape[1:]).transpose(0, 1)
+        if samples.shape[-1] == 1:  # by sample: `side_by_side` transposes each
+            found = samples.index_select(0, index.flatten()).view(*index.shape, *samples.shape[1:]).transpose(0, 1)
         else:
-            images = samples.index_select(0, index.T.flatten()).view(*index.T.shape, *samples.shape[1:])
-        return CnnHost._as_maps(images if views is None else seen(images, views.T))
+            found = samples.index_select(0, index.T.flatten()).view(*index.T.shape, *samples.shape[1:])
+        return found if views is None else images.seen(found, views.T)
 
     @staticmethod
     def spread(inputs: Tensor, batch: slice, hosts: Tensor) -> Tensor:
-        """The same samples for each of `hosts` as maps: its own instance's, or the shared one's."""
-        images = inputs[:, batch]
-        return CnnHost._as_maps(images.expand(len(hosts), *images.shape[1:]) if len(images) == 1 else images[hosts])
-
-    @staticmethod
-    def _as_maps(images: Tensor) -> Tensor:
-        """Images `[hosts, n, h, w, c]` as maps in channels_last, whose strides decide the layout of all that follows.
-
-        Without the copy images of one channel would stay as they lie in memory, and the host would run in NCHW
-        until a seed turns its maps: slower, and with other bits. On a CPU stacking is faster for several channels and
-        permuting for one.
-        """
-        if len(images) == 1:
-            side_by_side = images.squeeze(0).unsqueeze(3)
-        elif images.shape[-1] == 1 or images.device.type != "cpu":
-            side_by_side = images.permute(1, 2, 3, 0, 4).contiguous()
-        else:
-            side_by_side = torch.stack(images.unbind(), 3)
-        return side_by_side.flatten(3).permute(0, 3, 1, 2)
+        """The same samples for each of `hosts`: its own instance's, or the shared one's, which is there once."""
+        found = inputs[:, batch]
+        return found if len(found) == 1 else found[hosts]
 
     @staticmethod
     def receive(inputs: Tensor) -> Tensor:
-        """Images `[batch, channels, height, width]` as maps of a single host."""
-        return inputs.contiguous(memory_format=torch.channels_last)
+        """Images `[batch, channels, height, width]`, as those of a single host."""
+        return inputs.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).unsqueeze(0)
 
     @staticmethod
     def embed(parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """Images are feature maps already."""
+        """Images go into the first block as they are."""
         return x
 
     def block(self, parameters: Mapping[str, Tensor], index: int, x: Tensor) -> Tensor:
         """Convolution, norm and ReLU of one block."""
         weight = parameters[f"block{index}.conv"]
         scale, shift = parameters[f"block{index}.scale"], parameters[f"block{index}.shift"]
-        x = layers.conv_norm_relu(x, weight, scale, shift)
+        convolve = layers.conv_norm_relu if index else images.conv_norm_relu
+        x = convolve(x, weight, scale, shift)
         return self._pool(index, x) if self.slot_after_pool else x
 
     def leave(self, index: int, x: Tensor) -> Tensor:
@@ -172,20 +152,3 @@ class CnnHost:
         """Logits `[n, batch, classes]` of the last feature map."""
         weight = parameters["classifier.weight"]
         return layers.linear(layers.pool_to_vectors(x, weight.shape[0]), weight, parameters["classifier.bias"])
-
-
-def seen(images: Tensor, views: Tensor) -> Tensor:
-    """Images `[hosts, n, h, w, c]` shifted and mirrored as their `views [hosts, n]`, numbers below `VIEWS`, say.
-
-    What comes in from beyond the edge is 0, the mean of normalised images.
-    """
-    device, (hosts, count, height, width) = images.device, images.shape[:4]
-    padded = F.pad(images, (0, 0, MARGIN, MARGIN, MARGIN, MARGIN))
-    across = padded.shape[3]
-    shift, mirrored = views[..., None] // 2, views[..., None] % 2 == 1
-    rows = torch.arange(height, device=device) + shift // (2 * MARGIN + 1)
-    columns = torch.arange(width, device=device) + shift % (2 * MARGIN + 1)
-    columns = torch.where(mirrored, columns.flip(-1), columns)
-    first = torch.arange(hosts * count, device=device).view(hosts, count, 1) * (padded.shape[2] * across)
-    pixels = (first + rows * across)[..., None] + columns[..., None, :]
-    return padded.flatten(0, 3).index_select(0, pixels.flatten()).view_as(images)

@@ -87,7 +87,7 @@ class Host(Protocol):
         ...
 
     def embed(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """The first feature map, from what `gather`, `spread` or `receive` made."""
+        """What the first block reads, from what `gather`, `spread` or `receive` made."""
         ...
 
     def block(self, parameters: Mapping[str, Tensor], index: int, x: Tensor) -> Tensor:

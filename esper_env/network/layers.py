@@ -23,7 +23,9 @@ MATMUL_WEIGHTS, MATMUL_POSITIONS = 128, 4
 HALVED_POSITIONS = 1024
 """With at least so many positions maps are halved faster by adding up their parts than by pooling."""
 SUMMED_POSITIONS = 16
-"""With at least so many positions per channel GroupNorm of a stack is faster by its own sums."""
+"""With at least so many positions per channel GroupNorm of a stack is faster by its own sums,"""
+NATIVE_POSITIONS, NATIVE_CHANNELS = 1024, 8
+"""but not with at least so many of both: torch's kernel works in vectors there."""
 NORM_EPSILON = 1e-5
 """Added to variances; torch's default."""
 
@@ -173,7 +175,9 @@ def _per_map(v: Tensor) -> Tensor:
 
 def norm_relu(x: Tensor, n: int, scale: Tensor, shift: Tensor, factor: Tensor | None = None) -> Tensor:
     """ReLU of GroupNorm, times a factor per channel where given; scale, shift and factor are `[n, channels]`."""
-    if n > 1 and x.shape[2] * x.shape[3] >= SUMMED_POSITIONS * scale.shape[1]:
+    channels, positions = scale.shape[1], x.shape[2] * x.shape[3]
+    large = positions >= NATIVE_POSITIONS and channels >= NATIVE_CHANNELS
+    if n > 1 and positions >= SUMMED_POSITIONS * channels and not large:
         normed: Tensor = _NormedMaps.apply(x, scale, shift, factor)  # type: ignore[no-untyped-call]
         return normed
     x = F.relu_(group_norm(x, n, scale, shift))
@@ -246,7 +250,10 @@ class _Halve(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return F.interpolate(grad.permute(0, 3, 1, 2) * 0.25, scale_factor=2, mode="nearest")
+        batch, height, width, channels = grad.shape
+        quarter = (grad * 0.25).unsqueeze(3)
+        rows = torch.cat((quarter, quarter), 3).view(batch, height, 1, -1)
+        return torch.cat((rows, rows), 2).view(batch, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
 
 
 def halve(x: Tensor) -> Tensor:

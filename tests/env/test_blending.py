@@ -134,11 +134,10 @@ def mixed(seed, envs=6, host=HOST):
 
 
 def batch(rng, envs, size=12, host=HOST):
-    """Maps and labels of every host."""
+    """Images of every host, as a plain network and as the stack reads them, and their labels."""
     pixels = rng.normal(0, 1, (envs, size, host.image_channels, host.image_size, host.image_size)).astype(np.float32)
     each = torch.from_numpy(pixels)
-    x = each.transpose(0, 1).flatten(1, 2).contiguous(memory_format=torch.channels_last)
-    return each, x, torch.from_numpy(rng.integers(0, host.classes, (envs, size)))
+    return each, each.permute(0, 1, 3, 4, 2), torch.from_numpy(rng.integers(0, host.classes, (envs, size)))
 
 
 def differentiate(network, stage, alpha, algorithm, x, y, proximal=LAMBDA):

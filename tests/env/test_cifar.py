@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from esper_env.actions import Op
 from esper_env.config import ConfigError
 from esper_env.env import SeedEnv
-from esper_env.network.cnn import MARGIN, VIEWS, CnnHost, seen
+from esper_env.network.cnn import CnnHost
+from esper_env.network.images import MARGIN, VIEWS, seen, side_by_side
 from esper_env.tasks import TASKS
 from esper_env.tasks.cifar import Cifar10
 from esper_env.waiting import waiting_twin
@@ -493,12 +494,11 @@ def test_views_are_drawn_evenly_and_gathered_with_their_samples():
     inputs = torch.randn(2, 5, 8, 8, 3, generator=torch.Generator().manual_seed(0))
     batch, look = torch.tensor([[4, 0], [1, 3]]), torch.tensor([[7, 80], [161, 2]])
     for instance in (None, torch.arange(2)):
-        maps = CnnHost.gather(inputs, batch, instance, look)
+        gathered = CnnHost.gather(inputs, batch, instance, look)
         for sample in range(2):
             for host in range(2):
                 image = inputs[0 if instance is None else host, batch[sample, host]]
-                want = plainly_seen(image, int(look[sample, host])).permute(2, 0, 1)
-                assert torch.equal(maps[sample, 3 * host : 3 * host + 3], want)
+                assert torch.equal(gathered[host, sample], plainly_seen(image, int(look[sample, host])))
 
 
 @pytest.mark.parametrize(("hosts", "channels"), [(1, 1), (1, 3), (3, 1), (3, 3)])
@@ -513,11 +513,12 @@ def test_every_host_gets_its_own_samples_as_channels_side_by_side(hosts, channel
                 assert torch.equal(image, source.permute(2, 0, 1))
 
     for instance in (None, torch.arange(hosts)):
-        maps = CnnHost.gather(inputs, batch, instance)
+        maps = side_by_side(CnnHost.gather(inputs, batch, instance), hosts)
         assert maps.permute(0, 2, 3, 1).is_contiguous()
         check(maps, lambda sample, host: batch[sample, host], instance is not None)
         used = inputs if instance is not None else inputs[:1]
-        check(CnnHost.spread(used, slice(1, 4), torch.arange(hosts)), lambda sample, _: 1 + sample, len(used) > 1)
+        spread = side_by_side(CnnHost.spread(used, slice(1, 4), torch.arange(hosts)), hosts)
+        check(spread, lambda sample, _: 1 + sample, len(used) > 1)
 
 
 def test_only_augmented_tasks_draw_views_and_only_for_training(monkeypatch):

@@ -22,25 +22,25 @@ QUICK = {"training": BRIEF, "lifecycle": HASTY}
 def garden(seed, envs, slots):
     """A stack with seeds in all stages, every coalition of its blended ones, and labelled images for each host."""
     network, stage, alpha, algorithm, rng = mixed(seed, envs, HOSTS[slots])
-    each, _, y = batch(rng, envs, 2 * EVALUATION_BATCH + 13, HOSTS[slots])
+    _, x, y = batch(rng, envs, 2 * EVALUATION_BATCH + 13, HOSTS[slots])
     active = BLENDED[stage] @ (1 << np.arange(slots))
     masks = np.arange(1 << slots) & active[:, None]
-    return network, stage, alpha, algorithm, each, y, masks
+    return network, stage, alpha, algorithm, x, y, masks
 
 
-def evaluate(network, envs, masks, alpha, algorithm, each, y):
-    return CoalitionPass(network, envs, masks, alpha, algorithm).run(each.permute(0, 1, 3, 4, 2), y, EVALUATION_BATCH)
+def evaluate(network, envs, masks, alpha, algorithm, x, y):
+    return CoalitionPass(network, envs, masks, alpha, algorithm).run(x, y, EVALUATION_BATCH)
 
 
 @pytest.mark.parametrize("slots", [3, 5])
 @pytest.mark.parametrize("envs", [2, 5])
 @pytest.mark.parametrize("seed", range(3))
 def test_all_coalitions_of_a_branching_pass_are_those_of_separate_passes_bit_for_bit(seed, envs, slots):
-    network, _, alpha, algorithm, each, y, masks = garden(seed, envs, slots)
+    network, _, alpha, algorithm, x, y, masks = garden(seed, envs, slots)
     everyone = np.arange(envs)
-    losses, accuracies = evaluate(network, everyone, masks, alpha, algorithm, each, y)
+    losses, accuracies = evaluate(network, everyone, masks, alpha, algorithm, x, y)
     for column in range(masks.shape[1]):
-        loss, accuracy = evaluate(network, everyone, masks[:, [column]], alpha, algorithm, each, y)
+        loss, accuracy = evaluate(network, everyone, masks[:, [column]], alpha, algorithm, x, y)
         np.testing.assert_array_equal(loss[:, 0], losses[:, column])
         np.testing.assert_array_equal(accuracy[:, 0], accuracies[:, column])
 
@@ -48,14 +48,13 @@ def test_all_coalitions_of_a_branching_pass_are_those_of_separate_passes_bit_for
 @pytest.mark.parametrize("slots", [3, 5])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_coalition_is_the_training_networks_forward_pass_with_the_other_seeds_absent_bit_for_bit(seed, slots):
-    network, stage, alpha, algorithm, each, y, masks = garden(seed, 4, slots)
-    losses, _ = evaluate(network, np.arange(4), masks, alpha, algorithm, each, y)
-    x = each.transpose(0, 1).flatten(1, 2).contiguous(memory_format=torch.channels_last)
+    network, stage, alpha, algorithm, x, y, masks = garden(seed, 4, slots)
+    losses, _ = evaluate(network, np.arange(4), masks, alpha, algorithm, x, y)
     for column in range(masks.shape[1]):
         on = masks[:, [column]] >> np.arange(slots) & 1 == 1
         plans = network.plan(np.where(on | ~BLENDED[stage], stage, Stage.GERMINATED), alpha, algorithm)
         with torch.no_grad():
-            parts = [network.train_logits(part, plans, 0.0) for part in x.split(EVALUATION_BATCH)]
+            parts = [network.train_logits(part, plans, 0.0) for part in x.split(EVALUATION_BATCH, 1)]
         logits = torch.cat(parts, 1)
         want = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(4, -1).double().mean(1)
         np.testing.assert_array_equal(losses[:, column], want.numpy())
@@ -65,15 +64,15 @@ def test_a_coalition_is_the_training_networks_forward_pass_with_the_other_seeds_
 @pytest.mark.parametrize("envs", [1, 3])
 @pytest.mark.parametrize("seed", range(3))
 def test_all_coalitions_are_those_of_plain_hosts_with_the_seeds_as_modules(seed, envs, slots):
-    network, stage, alpha, algorithm, each, y, masks = garden(seed, envs, slots)
-    losses, accuracies = evaluate(network, np.arange(envs), masks, alpha, algorithm, each, y)
+    network, stage, alpha, algorithm, x, y, masks = garden(seed, envs, slots)
+    losses, accuracies = evaluate(network, np.arange(envs), masks, alpha, algorithm, x, y)
     for env in range(envs):
         plain = PlainNetwork.of(network, env, stage, alpha, algorithm)
         seeds = list(plain.seeds)
         for column, mask in enumerate(masks[env]):
             plain.seeds = [s if mask >> slot & 1 else None for slot, s in enumerate(seeds)]
             with torch.no_grad():
-                logits, _ = plain.logits(each[env])
+                logits, _ = plain.logits(x[env].permute(0, 3, 1, 2))
             np.testing.assert_allclose(losses[env, column], F.cross_entropy(logits, y[env]).item(), rtol=1e-5)
             accuracy = 100 * (logits.argmax(1) == y[env]).double().mean().item()
             assert abs(accuracies[env, column] - accuracy) <= 100 * 1.01 / y.shape[1]
@@ -81,23 +80,23 @@ def test_all_coalitions_are_those_of_plain_hosts_with_the_seeds_as_modules(seed,
 
 @pytest.mark.parametrize("seed", range(3))
 def test_environments_can_be_evaluated_in_any_choice_bit_for_bit(seed):
-    network, _, alpha, algorithm, each, y, masks = garden(seed, 5, 3)
-    losses, accuracies = evaluate(network, np.arange(5), masks, alpha, algorithm, each, y)
+    network, _, alpha, algorithm, x, y, masks = garden(seed, 5, 3)
+    losses, accuracies = evaluate(network, np.arange(5), masks, alpha, algorithm, x, y)
     for chosen in ([0, 4], [1, 2, 3], [3]):
-        loss, accuracy = evaluate(network, np.array(chosen), masks[chosen], alpha, algorithm, each, y)
+        loss, accuracy = evaluate(network, np.array(chosen), masks[chosen], alpha, algorithm, x, y)
         np.testing.assert_array_equal(loss, losses[chosen])
         np.testing.assert_array_equal(accuracy, accuracies[chosen])
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_seed_in_training_changes_no_coalition(seed):
-    network, stage, alpha, algorithm, each, y, masks = garden(seed, 5, 3)
-    before = evaluate(network, np.arange(5), masks, alpha, algorithm, each, y)
+    network, stage, alpha, algorithm, x, y, masks = garden(seed, 5, 3)
+    before = evaluate(network, np.arange(5), masks, alpha, algorithm, x, y)
     idle = np.argwhere(np.isin(stage, (Stage.TRAINING, Stage.GERMINATED)))
     assert len(idle)
     for env, slot in idle.tolist():
         network.free(env, slot)
-    after = evaluate(network, np.arange(5), masks, alpha, algorithm, each, y)
+    after = evaluate(network, np.arange(5), masks, alpha, algorithm, x, y)
     np.testing.assert_array_equal(before, after)
 
 

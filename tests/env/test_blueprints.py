@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from esper_env.network.blueprints import IMPLEMENTATIONS, Blueprint, register_bl
 from esper_env.network.gates import Gate
 from esper_env.network.network import StackedNetwork
 from esper_env.tasks import TASKS
+from esper_env.tasks.data import Dataset, Split
 from tests.conftest import BRIEF, SMALL_IMAGES, action, simulate, step
 
 NAMES = [name for name, topology in IMPLEMENTATIONS if topology == CNN]
@@ -234,15 +237,15 @@ def test_the_output_is_bit_identical_from_germination_all_through_training(task)
     assert not np.isnan(grown.slots.gradient_health).any()
 
 
-def train_everywhere(task, name, algorithm):
-    """One TRAINING epoch of a blueprint in every slot of 52 hosts, each with seeds and data order of its own.
+def train_everywhere(task, name, algorithm, hosts=SEEDS):
+    """One TRAINING epoch of a blueprint in every slot of many hosts, each with seeds and data order of its own.
 
     Returns for each slot which tensors stood still, `{tensor: hosts}`, and health and exploding flags.
     """
-    slots, shape = task.host.slots, (SEEDS, len(task.host.slots))
+    slots, shape = task.host.slots, (hosts, len(task.host.slots))
     data = task.source.load(np.random.default_rng(0)).train
-    network = StackedNetwork(task.host, SEEDS, torch.device("cpu"))
-    for env in range(SEEDS):
+    network = StackedNetwork(task.host, hosts, torch.device("cpu"))
+    for env in range(hosts):
         network.build_host(env, np.random.default_rng((0, env)))
         for slot in range(len(slots)):
             network.plant(env, slot, name, np.random.default_rng((1, env, slot)))
@@ -257,7 +260,7 @@ def train_everywhere(task, name, algorithm):
     )
     # Five batches do where every tensor moves at once; a gate gets no gradient while the delta is still zero.
     samples = len(data) if algorithm == Algorithm.GATE else 5 * task.batch_size
-    order = np.stack([np.random.default_rng(env).permutation(len(data))[:samples] for env in range(SEEDS)])
+    order = np.stack([np.random.default_rng(env).permutation(len(data))[:samples] for env in range(hosts)])
     before = {key: [stack.value.clone() for stack in bank.stacks()] for key, bank in network.banks.items()}
     rates = Rates(task.host_lr, task.host_lr, 0.9, 5e-4, 1.0)
     inputs, targets = torch.from_numpy(data.inputs[None]), torch.from_numpy(data.labels[None])
@@ -293,6 +296,35 @@ def test_one_training_epoch_moves_every_parameter_with_good_health_whatever_the_
         ill = set(np.flatnonzero((stats.health < 0.7).any(1)).tolist())
         assert len(stood | ill) <= UNLUCKY.get((name, algorithm, task), 0), (task, still, stats.health.min(0))
         assert not stats.exploding.any(), task
+
+
+class Blobs:
+    """Photographs in small: noise with a bright patch at a place of the class's own."""
+
+    generated = False
+
+    def load(self, rng=None):
+        rng = np.random.default_rng(0)
+        labels = rng.integers(0, 10, 256)
+        images = rng.normal(size=(256, 32, 32, 3)).astype(np.float32)
+        for image, label in zip(images, labels, strict=True):
+            image[3 * label : 3 * label + 4, 8:24] += rng.normal(size=3)
+        return Dataset(*[Split(images, labels)] * 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", sorted(name for name in IMAGES if name.startswith("cifar10")))
+@pytest.mark.parametrize("algorithm", Algorithm)
+def test_every_blueprint_moves_in_every_host_of_photographs(preset, algorithm):
+    """Where it has two channels or more: of a single one the next norm takes back what a weight or a scale does."""
+    task = replace(TASKS[preset], source=Blobs(), batch_size=16)
+    for name in NAMES:
+        still, stats = train_everywhere(task, name, algorithm, hosts=3)
+        wide = [slot for slot, shape in enumerate(task.host.slots) if shape.channels > 1]
+        assert stats.measured.all()
+        assert not any(still[slot] for slot in wide), (name, still)
+        assert (stats.health[:, wide] >= 0.7).all(), (name, stats.health)
+        assert not stats.exploding.any(), name
 
 
 def test_every_style_blends_by_its_algorithm():

@@ -22,7 +22,9 @@ from esper_env.network.network import StackedNetwork
 from esper_env.tasks.data import Dataset, Split
 from esper_env.threads import one_thread
 
-CHUNK_BYTES = 2 * 1024 * 1024
+CHUNK_BYTES, CHUNK_CHANNELS = 2 * 1024 * 1024, 16
+"""A stack has as many hosts as keep the first activation of a batch within so many bytes, for the cache's sake, but as
+many as give the first maps so many channels: with fewer of them kernels have no full vectors."""
 EVALUATION_BATCH, ALONE = 96, 512
 LOGITS = 1 << 26
 """Most logits of one network in a pass of an evaluation: a large vocabulary would not fit into memory otherwise."""
@@ -124,7 +126,8 @@ class Population:
         self.batch_size = batch_size
         self.device = torch.device(device)
         if chunk is None:
-            chunk = max(1, CHUNK_BYTES // (4 * batch_size * host.activation_floats))
+            channels, positions = host.first_map.channels, host.first_map.positions
+            chunk = max(CHUNK_BYTES // (4 * batch_size * channels * positions), -(-CHUNK_CHANNELS // channels))
             if self.device.type != "cpu":
                 chunk = envs  # there is no cache to spare, and every stack waits for its own results
         self.bounds = chunk_bounds(envs, chunk, threads)

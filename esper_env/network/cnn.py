@@ -68,9 +68,9 @@ class CnnHost:
         return replace(self, num_slots=num_slots)
 
     @property
-    def activation_floats(self) -> int:
-        """Floats of the first activation per sample: what the chunk size is chosen by."""
-        return self.image_size**2 * self.channels[0]
+    def first_map(self) -> SlotShape:
+        """Shape of the first activation: what the chunk size is chosen by."""
+        return SlotShape(self.channels[0], self.image_size**2)
 
     def init(self, rng: np.random.Generator) -> dict[str, Float32]:
         """Parameters of one host."""

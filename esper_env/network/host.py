@@ -58,8 +58,8 @@ class Host(Protocol):
         ...
 
     @property
-    def activation_floats(self) -> int:
-        """Floats of the first activation per sample: what the chunk size is chosen by."""
+    def first_map(self) -> SlotShape:
+        """Shape of the first activation: what the chunk size is chosen by."""
         ...
 
     def init(self, rng: np.random.Generator) -> dict[str, Float32]:

@@ -62,9 +62,9 @@ class TransformerHost:
         return replace(self, num_slots=num_slots)
 
     @property
-    def activation_floats(self) -> int:
-        """Floats of the first activation per sample: what the chunk size is chosen by."""
-        return self.length * self.width
+    def first_map(self) -> SlotShape:
+        """Shape of the first activation: what the chunk size is chosen by."""
+        return SlotShape(self.width, self.length)
 
     def init(self, rng: np.random.Generator) -> dict[str, Float32]:
         """Parameters of one host; what is added to the residual stream begins smaller, the more of it there is."""

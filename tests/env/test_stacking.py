@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper_env.actions import Algorithm, Op, Style
-from esper_env.growth.population import chunk_bounds
+from esper_env.growth.population import Population, chunk_bounds
 from esper_env.lifecycle.stages import BLENDED, Stage
+from esper_env.tasks import TASKS
 from tests.conftest import (
     BRIEF,
     BRIEF_FEW,
@@ -318,6 +319,13 @@ def test_the_default_chunk_keeps_the_first_activation_near_two_megabytes():
     sizes = [end - start for start, end in simulation.population.bounds]
     assert len(sizes) > 1
     assert all(1e6 < n * 64 * 8 * 8 * 4 * 4 <= 2.1e6 for n in sizes)
+
+
+@pytest.mark.parametrize(("task", "hosts"), [("cifar10_impaired", 16), ("cifar10_minimal", 8), ("cifar10_baseline", 2)])
+def test_large_maps_of_few_channels_are_stacked_until_they_have_sixteen(task, hosts):
+    host, batch_size = TASKS[task].host, TASKS[task].batch_size
+    settings = {"chunk": None, "threads": 1, "device": "cpu", "batch_size": batch_size, "generated": False}
+    assert [end - start for start, end in Population(host, 32, **settings).bounds] == [hosts] * (32 // hosts)
 
 
 def test_algorithms_can_share_a_bank():

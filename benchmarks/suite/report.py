@@ -204,9 +204,8 @@ def _head(fields: Mapping[str, Field], protocol: Protocol) -> str:
         "[benchmarks/suite/protocol.py](../benchmarks/suite/protocol.py). "
         "[How to enter](../benchmarks/suite/SUBMISSION.md).",
         "Estimates are interquartile means over held-out episodes, with 95 % bootstrap intervals that resample the "
-        "trainings first and then the episodes of each. The last checkpoint of a training plays, at the temperature of "
-        f"{', '.join(f'{temperature:g}' for temperature in protocol.temperatures)} that returned most on tuning seeds: "
-        "1 draws as in training, 0 takes the likeliest action.",
+        "trainings first and then the episodes of each. The last checkpoint of a training plays, "
+        + _temperatures(protocol.temperatures),
     ]
     scaled = sorted({name for here in fields.values() for name in here.rows if unscaled(name)[1] != 1})
     if scaled:
@@ -225,6 +224,16 @@ def _head(fields: Mapping[str, Field], protocol: Protocol) -> str:
         lines = "\n".join(f"- {task}: {', '.join(names)}" for task, names in by_task.items())
         text.append(f"**Not run yet, or not whole:**\n\n{lines}")
     return "\n\n".join(text)
+
+
+def _temperatures(temperatures: Sequence[float]) -> str:
+    if tuple(temperatures) == (1.0,):
+        return "drawing its actions as it did in training."
+    tried = ", ".join(f"{temperature:g}" for temperature in temperatures)
+    return (
+        f"at the temperature of {tried} that returned most on tuning seeds: 1 draws as in training, 0 takes the "
+        "likeliest action."
+    )
 
 
 def missing(fields: Mapping[str, Field], protocol: Protocol) -> dict[tuple[str, str], tuple[int, int]]:

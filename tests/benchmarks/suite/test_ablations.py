@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.suite.ablations import FEEDBACK
 from benchmarks.suite.contestants import training_config
-from benchmarks.suite.protocol import ABLATIONS, PROTOCOL
+from benchmarks.suite.protocol import ABLATIONS, PPO, PROTOCOL
 from benchmarks.suite.runner import Runner
 from esper_agent.config import PPOConfig
 from esper_agent.policies.registry import create_policy
@@ -23,7 +23,7 @@ def config_of(name, folder):
     entry = next(entry for entry in PROTOCOL.entries if entry.agent == name)
     run = runner.run(entry, entry.seeds[0])
     config = training_config(run, 1)
-    ppo = PPOConfig()
+    ppo = PPOConfig(**PPO)
     return config, TrainConfig(
         run=config.run, task=entry.task, ppo=ppo, steps=entry.steps, threads=1, evaluation_episodes=0, keep=1
     )

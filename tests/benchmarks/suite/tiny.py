@@ -40,6 +40,7 @@ TINY = Protocol(
     tuning_episodes=2,
     tuning_steps=16,
     num_envs=ENVS,
+    temperatures=(1.0, 0.25, 0.0),
 )
 
 

@@ -64,10 +64,10 @@ ENTROPY_WEIGHTS = {
     "alpha_target": 1.2,
     "alpha_speed": 1.3,
     "alpha_curve": 1.3,
-    "op": 1.0,
+    "op": 4.0,
 }
 """Per head, how much its entropy is worth. Blueprints are often nearly as good as each other, and one would soon be all
-that is planted."""
+that is planted; and an op that is always taken as soon as it may be is never learned to be delayed."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,9 @@ class PPOConfig(Options):
     """Passes over each rollout."""
     minibatches: int = 8
     """Parts that a rollout is cut into, each of whole environments."""
-    target_kl: float | None = None
-    """The update stops when the approximate KL, summed over heads, exceeds 1.5 times this; None never stops."""
+    target_kl: float | None = 0.03
+    """The update stops when the policy's KL from that of the rollout, per step and summed over heads, exceeds 1.5 times
+    this; None never stops."""
     learning_rate: float = 5e-4
     """Adam's learning rate at the start."""
     learning_rate_decay: float | None = 50_000.0

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from esper_agent.config import ENTROPY_WEIGHTS
 from esper_env.config import ConfigError, unknown_name
 
 VERSION = 2
-PPO = {"clip": 0.2}
+PPO = {"clip": 0.2, "target_kl": None, "entropy_weights": ENTROPY_WEIGHTS | {"op": 1.0}}
 """What all contestants with our PPO share: defaults as they were when this version was fixed."""
 
 HELD_OUT_SEED = 1_000_000

@@ -29,8 +29,9 @@ class Loss:
 def ppo_loss(judgement: Judgement, batch: TensorDictBase, config: PPOConfig) -> Loss:
     """The loss of the present policy's judgement on steps `[..., ]` of a rollout.
 
-    Reads `action`, `action_log_prob`, `advantage` (per head), `value_target` and, for value clipping, the values
-    stored in the rollout. The ratio of a head that did not matter is exactly 1 and counts nowhere.
+    Reads `action`, `action_log_prob`, `probabilities` (of every choice of each head, given the op taken), `advantage`
+    (per head), `value_target` and, for value clipping, the values stored in the rollout. The ratio of a head that did
+    not matter is exactly 1 and counts nowhere.
     """
     distribution, action = judgement.distribution, batch["action"]
     mattered = distribution.matters(action[..., OP])
@@ -52,8 +53,9 @@ def ppo_loss(judgement: Judgement, batch: TensorDictBase, config: PPOConfig) -> 
     value_loss = error.mean()
 
     total = policy_loss - config.entropy_coefficient * entropy_bonus + config.value_coefficient * value_loss
-    kl = approximate_kl(log_ratio.sum(-1)).mean()
     with torch.no_grad():
+        divergence = distribution.divergence(batch["probabilities"], action[..., OP])
+        kl = divergence.sum(-1).mean()
         metrics = {
             "loss/total": total,
             "loss/policy": policy_loss,
@@ -62,18 +64,13 @@ def ppo_loss(judgement: Judgement, batch: TensorDictBase, config: PPOConfig) -> 
             "kl/total": kl,
             "ratio/min": ratio.min(),
             "ratio/max": ratio.max(),
-            **_by_head("kl", _seen_mean(approximate_kl(log_ratio), mattered)),
+            **_by_head("kl", _seen_mean(divergence, mattered)),
             **_by_head("clip_fraction", _seen_mean(((ratio - 1).abs() > config.clip).float(), mattered)),
             **_by_head("entropy", _seen_mean(entropy, distribution.could_choose(action[..., OP]))),
             **_by_head("entropy_possible", _seen_mean(distribution.head_entropy(), distribution.could_matter())),
             **_value_loss_by_op(error, action[..., OP]),
         }
-    return Loss(total, kl.detach(), {name: metric.detach() for name, metric in metrics.items()})
-
-
-def approximate_kl(log_ratio: Tensor) -> Tensor:
-    """Estimate of KL(old, new) per sample, r - 1 - log r: unbiased and never negative (Schulman, 2020)."""
-    return torch.expm1(log_ratio.clamp_max(MAX_LOG_RATIO)) - log_ratio
+    return Loss(total, kl, {name: metric.detach() for name, metric in metrics.items()})
 
 
 def explained_variance(value: Tensor, target: Tensor, floor: float = 0.01) -> Tensor:

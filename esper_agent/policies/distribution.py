@@ -130,6 +130,17 @@ class FactoredDistribution:
         log_probs, legal = self._given(op)
         return log_probs.exp(), legal
 
+    def divergence(self, probabilities: Tensor, op: Tensor) -> Tensor:
+        """KL(probabilities, own) per head `[..., 8]`, given an op `[...]`; 0 where the head does not matter for it.
+
+        Args:
+            probabilities: those of every choice under another distribution, as `choices(op)` of it gives them.
+            op: what the heads are conditioned on; the op's own divergence is not conditioned.
+        """
+        log_probs, legal = self._given(op)
+        terms = torch.xlogy(probabilities, probabilities) - probabilities * log_probs
+        return torch.where(self.matters(op), torch.where(legal, terms, 0.0).sum(-1), 0.0)
+
     def entropy(self) -> Tensor:
         """Entropy of the whole action `[...]` in nats: H(op) + Σ_op p(op) Σ_head H(head | op)."""
         layout = self._layout

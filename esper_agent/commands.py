@@ -93,7 +93,7 @@ class Evaluate:
         if not self.policy and self.run is None:
             raise ConfigError("Nothing to evaluate: give --policy NAME ..., --run RUN, or both.")
         check_number("episodes", self.episodes, 1, whole=True)
-        check_number("temperature", self.temperature, 0)
+        check_number("temperature", self.temperature, 0, 100)
         if self.csv is not None:
             require_writable(self.csv.parent, "--csv")
         if "task" in self.env:

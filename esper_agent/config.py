@@ -67,7 +67,7 @@ ENTROPY_WEIGHTS = {
     "op": 4.0,
 }
 """Per head, how much its entropy is worth. Blueprints are often nearly as good as each other, and one would soon be all
-that is planted; and an op that is always taken as soon as it may be is never learned to be delayed."""
+that is planted; and who always takes an op as soon as it is legal never learns to delay it."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ class PPOConfig(Options):
     minibatches: int = 8
     """Parts that a rollout is cut into, each of whole environments."""
     target_kl: float | None = 0.03
-    """The update stops when the policy's KL from that of the rollout, per step and summed over heads, exceeds 1.5 times
-    this; None never stops."""
+    """The update stops when the policy's KL from what it was at the update's beginning, per step and summed over heads,
+    exceeds 1.5 times this; None never stops."""
     learning_rate: float = 5e-4
     """Adam's learning rate at the start."""
     learning_rate_decay: float | None = 50_000.0
@@ -132,7 +132,7 @@ class PPOConfig(Options):
             check_number(name, getattr(self, name), 0)
         for name in ("max_gradient_norm", "reward_clip"):
             check_number(name, getattr(self, name), 1e-12)
-        for name, least in (("value_clip", 0.0), ("target_kl", 0.0), ("learning_rate_decay", 1.0)):
+        for name, least in (("value_clip", 0.0), ("target_kl", 1e-12), ("learning_rate_decay", 1.0)):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), least)
         _check_heads("entropy_weights", self.entropy_weights)

@@ -101,7 +101,7 @@ def evaluate(
     """
     for name in NOT_HERE & set(env_options):
         raise ConfigError(f"An evaluation sets {name} itself: leave it out of the environment's arguments.")
-    check_number("temperature", temperature, 0)
+    check_number("temperature", temperature, 0, 100)
     count = len(seeds)
     mode = ExplorationType.RANDOM if temperature else ExplorationType.DETERMINISTIC
     device = next((parameter.device for parameter in policy.parameters()), torch.device("cpu"))

@@ -180,6 +180,8 @@ def run_maskable(run: Run, work: Work) -> bool:
 
 def _play_learned(run: Run, work: Work, policy: Any) -> bool:
     """Play at the temperature that returns most on tuning seeds: what helps to explore costs when it counts."""
+    if len(run.temperatures) == 1:
+        return _play(run, work, policy, run.temperatures[0])
     tried = tuned_returns(policy, run.env, run.tuning_seeds, run.temperatures, threads=work.threads)
     chosen = max(tried, key=lambda temperature: tried[temperature])
     run.note_temperature(chosen, tried)

@@ -10,11 +10,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from esper_agent.config import ENTROPY_WEIGHTS
 from esper_env.config import ConfigError, unknown_name
 
 VERSION = 2
-PPO = {"clip": 0.2, "target_kl": None, "entropy_weights": ENTROPY_WEIGHTS | {"op": 1.0}}
+_WEIGHTS = {
+    "slot": 1.0,
+    "blueprint": 8.0,
+    "style": 1.2,
+    "tempo": 1.5,
+    "alpha_target": 1.2,
+    "alpha_speed": 1.3,
+    "alpha_curve": 1.3,
+    "op": 1.0,
+}
+PPO = {"clip": 0.2, "target_kl": None, "entropy_weights": _WEIGHTS}
 """What all contestants with our PPO share: defaults as they were when this version was fixed."""
 
 HELD_OUT_SEED = 1_000_000

@@ -63,6 +63,10 @@ class Run:
 
     def describe(self) -> dict[str, Any]:
         """What the run is: a folder begun with another description is not continued."""
+        choice = {
+            "temperatures": list(self.temperatures),
+            "tuning_seeds": [*self.tuning_seeds[:1], len(self.tuning_seeds)],
+        }
         return {
             "protocol": self.version,
             "agent": self.label,
@@ -74,8 +78,7 @@ class Run:
             "steps": self.steps,
             "steps_of_the_protocol": self.full_steps,
             "num_envs": self.num_envs,
-            "temperatures": list(self.temperatures),
-            "tuning_seeds": [*self.tuning_seeds[:1], len(self.tuning_seeds)],
+            **(choice if len(self.temperatures) > 1 else {}),
             "evaluation_seeds": [self.evaluation_seeds[0], len(self.evaluation_seeds)],
         }
 

@@ -102,7 +102,11 @@ def hand_in(
     mine = {key(episode): taken for episode, taken in zip(played.episodes, played.actions, strict=True)}
     manifest = json.loads(path.read_text()) if path.exists() else {"runs": {}}
     session = {"commit": commit(), "versions": versions(), "machine": machine()}
-    manifest["runs"].setdefault(task, {})[str(training_seed)] = {"steps": training_steps, "sessions": [session]}
+    manifest["runs"].setdefault(task, {})[str(training_seed)] = {
+        "steps": training_steps,
+        "temperature": temperature,
+        "sessions": [session],
+    }
     about = {"agent": agent, "summary": summary or manifest.get("summary", ""), "protocol": protocol.version}
     write_actions(recorded, kept | mine)
     write_json(path, about | {"plans": False, "static": False, "runs": manifest["runs"]})

@@ -117,7 +117,10 @@ class PPO:
         self.bad_steps, self.seen = state["bad_steps"], state["seen"]
 
     def _prepare(self, rollout: TensorDictBase) -> TensorDictBase:
-        """A copy of the rollout with normalised rewards, advantages and value targets; the rollout stays as it is."""
+        """A copy of the rollout with normalised rewards, advantages, value targets and the policy's probabilities now.
+
+        The rollout stays as it is.
+        """
         config = self.config
         batch = rollout.reshape(-1, rollout.shape[-1]).to(self.device).copy()
         self.bad_rewards = not bool(batch["next", "reward"].isfinite().all())

@@ -80,7 +80,8 @@ class ActorCritic(TensorDictModuleBase):  # type: ignore[misc]
     | `("next", "recurrent_state_h")`, … | layers, units | out, with memory |
 
     Acting draws from `generator` (seed it with `seed`) at `temperature`, or takes the mode under
-    `set_exploration_type(ExplorationType.DETERMINISTIC)`. It never builds a graph; `unroll` does.
+    `set_exploration_type(ExplorationType.DETERMINISTIC)`; `action_log_prob` is that of temperature 1 all the same.
+    It never builds a graph; `unroll` does.
     """
 
     def __init__(self, layout: ActionLayout, network: Network, *, autocast: bool = False) -> None:

@@ -103,7 +103,7 @@ class Population:
     Args:
         host: their common shape.
         envs: how many.
-        chunk: hosts per stack; when None what keeps the first activation near 2 MB, or all of them on a GPU.
+        chunk: hosts per stack; when None as many as `CHUNK_BYTES` and `CHUNK_CHANNELS` say, or all of them on a GPU.
         threads: stacks run at the same time.
         device: where parameters and data live.
         batch_size: training batch, by which the chunk is chosen.

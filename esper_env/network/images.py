@@ -37,14 +37,15 @@ def seen(images: Tensor, views: Tensor) -> Tensor:
 def conv_norm_relu(images: Tensor, weight: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """`layers.conv_norm_relu` of images, without laying those of several channels side by side where that can be saved.
 
-    What all hosts look at is one image for the convolution, with the filters of all of them. A 1×1 convolution mixes
+    What all hosts look at, as they do in evaluation, is one image for the convolution, with the filters of all of them;
+    it rounds otherwise than that of images of their own, which training has. A 1×1 convolution mixes
     the channels of each host's own images first, and what is laid side by side is the smaller outcome.
     """
     n, out, into, kernel = weight.shape[:4]
     if n == 1 or into == 1 or (len(images) > 1 and kernel > 1):
         return layers.conv_norm_relu(side_by_side(images, n), weight, scale, shift)
     if len(images) > 1:
-        mixed = torch.bmm(images.flatten(1, 3), weight.view(n, out, into).transpose(1, 2))
+        mixed = layers.linear(images.flatten(1, 3), weight.view(n, out, into).transpose(1, 2))
         maps = side_by_side(mixed.view(*images.shape[:4], out), n)
     elif kernel == 1:
         maps = _mix(images.squeeze(0), weight.reshape(n * out, into)).permute(0, 3, 1, 2)
@@ -54,7 +55,10 @@ def conv_norm_relu(images: Tensor, weight: Tensor, scale: Tensor, shift: Tensor)
 
 
 def _mix(images: Tensor, weight: Tensor) -> Tensor:
-    """Mixtures `[..., out]` of channels; unlike a matrix product's, their bits do not depend on how many there are."""
+    """Mixtures `[..., out]` of channels; unlike a matrix product's, their bits do not depend on how many there are.
+
+    Those of the gradient do: training never comes this way.
+    """
     mixed = images[..., :1] * weight[:, 0]
     for channel in range(1, weight.shape[1]):
         mixed = mixed.addcmul(images[..., channel : channel + 1], weight[:, channel])

@@ -90,6 +90,29 @@ def test_head_entropies_agree_with_enumeration_given_the_op(seed):
 
 
 @few
+@given(seed=seeds, epsilon=st.sampled_from([0.0, 0.02]))
+def test_divergence_agrees_with_enumeration_of_the_op_and_of_the_heads_given_it(seed, epsilon):
+    mine, q, masks = small_case(seed, dict.fromkeys(HEAD_NAMES, epsilon))
+    layout = ActionLayout(SLOTS, BLUEPRINTS)
+    logits = torch.randn(1, sum(SIZES), generator=torch.Generator().manual_seed(seed))
+    other = layout(logits, masks["action_mask"], masks["slot_by_op"])
+    p = torch.zeros(len(JOINT), dtype=torch.float64)
+    possible = q > 0
+    every = layout(*[t.expand(len(JOINT), -1) for t in (logits, masks["action_mask"], masks["slot_by_op"])])
+    p[possible] = every.log_prob(JOINT).double().sum(-1).exp()[possible]
+    for op in JOINT[possible][:, OP].unique().tolist():
+        drawn = torch.tensor([op])
+        found = mine.divergence(other.choices(drawn)[0], drawn)[0]
+        for i in range(8):
+            given = torch.ones_like(possible) if i == OP else JOINT[:, OP] == op
+            old, new = (torch.zeros(SIZES[i], dtype=torch.float64).index_add(0, JOINT[:, i], x * given) for x in (p, q))
+            old, new = old / old.sum(), new / new.sum()
+            terms = torch.where(old > 0, old * (old.clamp_min(1e-300) / new.clamp_min(1e-300)).log(), 0.0)
+            expected = float(terms.sum()) if CAUSAL_MASK[op, i] else 0.0
+            assert found[i].item() == pytest.approx(expected, abs=1e-4), (HEAD_NAMES[i], Op(op))
+
+
+@few
 @given(seed=seeds)
 def test_mode_is_the_likeliest_op_and_the_likeliest_rest_given_it(seed):
     distribution, p, _ = small_case(seed)

@@ -39,9 +39,10 @@ def test_the_first_block_is_that_of_every_host_by_itself(hosts, out, into, kerne
 
 
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize(("out", "into", "kernel"), [(1, 3, 1), (2, 3, 1), (8, 3, 3)])
-def test_neighbours_do_not_change_a_hosts_bits(out, into, kernel, shared):
-    seen = torch.randn(1 if shared else 9, SAMPLES, SIZE, SIZE, into, generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize(("samples", "size"), [(SAMPLES, SIZE), (5, 6), (3, 32)])
+@pytest.mark.parametrize(("out", "into", "kernel"), [(1, 3, 1), (2, 3, 1), (32, 3, 1), (8, 3, 3)])
+def test_neighbours_do_not_change_a_hosts_bits(out, into, kernel, samples, size, shared):
+    seen = torch.randn(1 if shared else 9, samples, size, size, into, generator=torch.Generator().manual_seed(1))
     every = parameters(9, out, into, kernel)
 
     def maps_of(chosen):

@@ -43,7 +43,7 @@ def plain(x, weight, scale, shift):
     return F.relu(F.group_norm(x, n * max(1, out // 16), scale.flatten(), shift.flatten()))
 
 
-@pytest.mark.parametrize("size", [2, 6, 8])
+@pytest.mark.parametrize("size", [2, 6, 8, 32])
 @pytest.mark.parametrize(("n", "kind"), list(itertools.product([1, 2, 5], KINDS)))
 def test_a_block_is_a_convolution_a_group_norm_and_a_relu(n, kind, size):
     inputs = block(n, *kind, size=size)
@@ -77,7 +77,7 @@ def test_an_image_without_contrast_is_finite_and_its_block_says_so(kind):
     torch.testing.assert_close(out, want, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [2, 6, 8])
+@pytest.mark.parametrize("size", [2, 6, 8, 32])
 @pytest.mark.parametrize("kind", KINDS)
 def test_neighbours_change_no_bit_of_a_block_not_even_infinite_ones(kind, size):
     into, out, _ = kind

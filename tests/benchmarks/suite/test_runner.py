@@ -298,3 +298,10 @@ def test_settings_for_maskable_ppo_are_judged_by_training(tmp_path):
     settings = dict(grid.start) | {"rollout": 8, "batch_size": 8, "net_arch": [8], "n_epochs": 1}
     value = grid.judge(settings, TINY.env_options("digits"), TINY, tmp_path, 1)
     assert value == grid.judge(settings, TINY.env_options("digits"), TINY, tmp_path / "again", 1)
+
+
+def test_a_protocol_without_a_choice_of_temperatures_describes_its_runs_as_before_there_was_one(tmp_path):
+    plain = runner(tmp_path, protocol=replace(TINY, temperatures=(1.0,)))
+    described = plain.run(TINY.entry("lstm", "digits"), 0).describe()
+    assert not {"temperatures", "tuning_seeds"} & described.keys()
+    assert {"temperatures", "tuning_seeds"} <= runner(tmp_path).run(TINY.entry("lstm", "digits"), 0).describe().keys()

@@ -24,7 +24,8 @@ _WEIGHTS = {
     "op": 1.0,
 }
 PPO = {"clip": 0.2, "target_kl": None, "entropy_weights": _WEIGHTS}
-"""What all contestants with our PPO share: defaults as they were when this version was fixed."""
+"""What all contestants with our PPO share: defaults as they were when this version was fixed, written out because the
+agent's own may change."""
 
 HELD_OUT_SEED = 1_000_000
 """The first held-out seed, where `esper_agent.evaluate` has it. They are played once per final policy."""

@@ -38,8 +38,8 @@ def conv_norm_relu(images: Tensor, weight: Tensor, scale: Tensor, shift: Tensor)
     """`layers.conv_norm_relu` of images, without laying those of several channels side by side where that can be saved.
 
     What all hosts look at, as they do in evaluation, is one image for the convolution, with the filters of all of them;
-    it rounds otherwise than that of images of their own, which training has. A 1×1 convolution mixes
-    the channels of each host's own images first, and what is laid side by side is the smaller outcome.
+    it rounds otherwise than that of images of their own, which training has. A 1×1 convolution mixes the channels of
+    each host's own images first, and what is laid side by side is the smaller outcome.
     """
     n, out, into, kernel = weight.shape[:4]
     if n == 1 or into == 1 or (len(images) > 1 and kernel > 1):

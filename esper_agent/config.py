@@ -64,7 +64,7 @@ ENTROPY_WEIGHTS = {
     "alpha_target": 1.2,
     "alpha_speed": 1.3,
     "alpha_curve": 1.3,
-    "op": 4.0,
+    "op": 2.0,
 }
 """Per head, how much its entropy is worth. Blueprints are often nearly as good as each other, and one would soon be all
 that is planted; and who always takes an op as soon as it is legal never learns to delay it."""
@@ -87,8 +87,11 @@ class PPOConfig(Options):
     """A head's loss is averaged over all steps (`steps`) or over those where it mattered (`relevant`)."""
     normalize_advantages: bool = True
     """Standardise the advantages of op, and those of the other heads, over the steps where they count."""
-    entropy_coefficient: float = 0.01
-    """Weight of the entropy bonus, before the per-head weights."""
+    entropy_coefficient: float = 0.02
+    """Weight of the entropy bonus at the start, before the per-head weights."""
+    entropy_decay: float | None = 16_000.0
+    """Environment steps after which the entropy bonus is half of that; after n times as many it is 1/(1 + n).
+    None keeps it. What shows a beginner what there is costs the advanced the return of every needless draw."""
     entropy_weights: Mapping[str, float] = field(default_factory=lambda: dict(ENTROPY_WEIGHTS))
     """Per-head factors of the entropy bonus; a head left out has none."""
     value_coefficient: float = 0.5
@@ -132,7 +135,8 @@ class PPOConfig(Options):
             check_number(name, getattr(self, name), 0)
         for name in ("max_gradient_norm", "reward_clip"):
             check_number(name, getattr(self, name), 1e-12)
-        for name, least in (("value_clip", 0.0), ("target_kl", 1e-12), ("learning_rate_decay", 1.0)):
+        optional = {"value_clip": 0.0, "target_kl": 1e-12, "learning_rate_decay": 1.0, "entropy_decay": 1.0}
+        for name, least in optional.items():
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), least)
         _check_heads("entropy_weights", self.entropy_weights)

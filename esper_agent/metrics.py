@@ -60,6 +60,7 @@ METRICS: dict[str, str] = {
     "value/explained_variance": "1 - Var(target - value) / Var(target), the denominator floored at 0.01",
     "value/nrmse": "root mean squared error of the critic over the targets' standard deviation, floored alike",
     "update/learning_rate": "learning rate of this update",
+    "update/entropy_coefficient": "weight of the entropy bonus in this update",
     "update/steps": "optimizer steps of this update",
     "update/stopped": "1 when the KL stopped the update early",
     "update/last_kl": "KL before the last minibatch",

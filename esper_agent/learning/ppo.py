@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -67,12 +68,19 @@ class PPO:
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next update."""
-        initial, decay = self.config.learning_rate, self.config.learning_rate_decay
+        return self._faded(self.config.learning_rate, self.config.learning_rate_decay)
+
+    @property
+    def entropy_coefficient(self) -> float:
+        """The weight of the entropy bonus in the next update."""
+        return self._faded(self.config.entropy_coefficient, self.config.entropy_decay)
+
+    def _faded(self, initial: float, decay: float | None) -> float:
         return initial if decay is None else initial / (1 + self.seen / decay)
 
     def update(self, rollout: TensorDictBase) -> dict[str, float]:
         """Learn from one rollout `[envs, time]` or `[workers, envs, time]`; returns metrics, means over minibatches."""
-        config = self.config
+        config = replace(self.config, entropy_coefficient=self.entropy_coefficient)
         batch = self._prepare(rollout)
         learning_rate = self.learning_rate
         for group in self.optimizer.param_groups:
@@ -92,6 +100,7 @@ class PPO:
         return {
             **_averages(history),
             "update/learning_rate": learning_rate,
+            "update/entropy_coefficient": config.entropy_coefficient,
             "update/steps": float(len(history)),
             "update/stopped": float(stopped),
             "update/last_kl": kl,

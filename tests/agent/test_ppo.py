@@ -140,21 +140,35 @@ def test_an_update_resumed_from_saved_state_is_bit_for_bit_the_same():
     assert same(weights(policy), weights(resumed_policy))
 
 
-def test_the_learning_rate_is_half_after_so_many_steps_wherever_the_run_was_cut():
+@pytest.mark.parametrize(
+    ("name", "decay"), [("learning_rate", "learning_rate_decay"), ("entropy_coefficient", "entropy_decay")]
+)
+def test_rate_and_bonus_are_half_after_so_many_steps_wherever_the_run_was_cut(name, decay):
     policy = small_policy()
     rollout = one_rollout(policy)
-    steps = rollout.numel()
-    config = replace(FAST, learning_rate=8e-4, learning_rate_decay=float(steps))
+    config = replace(FAST, **{name: 8e-4, decay: float(rollout.numel())})
     ppo = PPO(policy, config, num_envs=8, seed=0)
-    rates = [ppo.update(rollout)["update/learning_rate"] for _ in range(2)]
+    seen = [ppo.update(rollout)[f"update/{name}"] for _ in range(2)]
     resumed = PPO(policy, config, num_envs=8, seed=0)
     resumed.load_state_dict(ppo.state_dict())
-    rates.append(resumed.update(rollout)["update/learning_rate"])
-    assert resumed.optimizer.param_groups[0]["lr"] == rates[-1]
-    assert rates == pytest.approx([8e-4, 8e-4 / 2, 8e-4 / 3])
-    forever = PPO(policy, replace(config, learning_rate_decay=None), num_envs=8, seed=0)
+    last = resumed.update(rollout)
+    assert [*seen, last[f"update/{name}"]] == pytest.approx([8e-4, 8e-4 / 2, 8e-4 / 3])
+    assert resumed.optimizer.param_groups[0]["lr"] == last["update/learning_rate"]
+    forever = PPO(policy, replace(config, **{decay: None}), num_envs=8, seed=0)
     forever.seen = 10**9
-    assert forever.learning_rate == 8e-4
+    assert getattr(forever, name) == 8e-4
+
+
+def test_the_loss_holds_the_bonus_as_it_has_faded():
+    rollout = one_rollout(small_policy())
+    config = replace(FAST, entropy_coefficient=100.0, entropy_decay=1.0, epochs=1, minibatches=1)
+    for seen in (0, 10**9):
+        ppo = PPO(small_policy(), config, num_envs=8, seed=0)
+        ppo.seen = seen
+        metrics = ppo.update(rollout)
+        parts = metrics["loss/policy"] + config.value_coefficient * metrics["loss/value"]
+        weight = 100.0 if seen == 0 else 0.0
+        assert metrics["loss/total"] == pytest.approx(parts - weight * metrics["loss/entropy_bonus"], abs=1e-4)
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_three_in_a_row_end_the_training():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -12,7 +13,7 @@ import numpy as np
 
 from benchmarks.suite import pictures, scaffold
 from benchmarks.suite.atomic import write_json
-from benchmarks.suite.protocol import ABLATIONS, PROTOCOL, REFERENCE, Comparison, Late, Protocol, unscaled
+from benchmarks.suite.protocol import ABLATIONS, LONGER, PROTOCOL, REFERENCE, Comparison, Late, Protocol, unscaled
 from benchmarks.suite.results import RESULTS, RETURN, Agent, read_agents
 from benchmarks.suite.static import matched
 from benchmarks.suite.statistics import Interval, improvement_probability, interquartile_mean, paired_difference
@@ -291,8 +292,8 @@ def _claims(fields: Mapping[str, Field], protocol: Protocol) -> str:
 
 def _late(fields: Mapping[str, Field], protocol: Protocol) -> str:
     rows = []
-    for task, here in fields.items():
-        agent = here.agents.get("lstm")
+    for (task, here), name in itertools.product(fields.items(), (REFERENCE, LONGER)):
+        agent = here.agents.get(name)
         if agent is None or not agent.curves(task):
             continue
         for late in protocol.late:
@@ -300,12 +301,12 @@ def _late(fields: Mapping[str, Field], protocol: Protocol) -> str:
             mean = float(np.mean(values)) if values else float("nan")
             outcome = "holds" if mean > late.over else "**missed**"
             each = ", ".join(f"{value:.2f}" for value in values)
-            rows.append([late.claim, task, f"{mean:.2f}", each, f"> {late.over:g}", outcome])
+            rows.append([late.claim, f"`{name}`", task, f"{mean:.2f}", each, f"> {late.over:g}", outcome])
     if not rows:
         return ""
-    table = markdown(["late in training", "task", "mean", "by training seed", "goal", "outcome"], rows)
+    table = markdown(["late in training", "agent", "task", "mean", "by training seed", "goal", "outcome"], rows)
     return (
-        "### Late in training\n\nThe last tenth of the updates of `lstm`. The op head's gradient counts as alive in an "
+        "### Late in training\n\nThe last tenth of the updates. The op head's gradient counts as alive in an "
         f"update where its norm exceeds 1 % of the whole policy's.\n\n{table}"
     )
 

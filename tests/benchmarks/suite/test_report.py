@@ -7,9 +7,10 @@ import pytest
 
 from benchmarks.suite import pictures, scaffold
 from benchmarks.suite.atomic import write_json
+from benchmarks.suite.claims import gather, late_values, missing, outcomes
 from benchmarks.suite.protocol import PROTOCOL, VERSION, Comparison, Contestant, Entry, Protocol
 from benchmarks.suite.recordings import write_actions, write_episodes, write_table
-from benchmarks.suite.report import gather, late_values, missing, outcomes, write_report
+from benchmarks.suite.report import write_report
 from benchmarks.suite.results import CURVE_COLUMNS, read_agent, read_agents
 from benchmarks.suite.static import Point, write_points
 from benchmarks.suite.statistics import Interval

@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks.suite.recordings import read_table, write_table
 from esper_agent.evaluate import Episode
 from esper_env.actions import Algorithm
+from esper_env.config import EnvConfig
 from esper_env.growth.optimizer import Rates
 from esper_env.growth.population import Population
 from esper_env.growth.training import SlotState
@@ -24,6 +25,7 @@ from esper_env.lifecycle.stages import Stage
 from esper_env.network.blueprints import IMPLEMENTATIONS
 from esper_env.options import resolve
 from esper_env.streams import Streams
+from esper_env.tasks.table import Task
 
 LENGTH = 2
 """Epochs of the training, in lengths of an episode: what an agent spends at most on coalitions is well below that."""
@@ -56,39 +58,12 @@ def train_static(
     config, task = resolve(env_options)
     task = task.at(config.data_dir, config.download)
     epochs = LENGTH * config.max_epochs if epochs is None else epochs
-    count, slots = len(seeds), task.host.slots
-    training, alone = config.training, count == 1
-    names = [*seeds, seeds[0] + 1] if alone else list(seeds)  # one host alone would run on other kernels
-    population = Population(
-        task.host,
-        len(names),
-        chunk=None,
-        threads=min(threads, len(names)),
-        device=config.device,
-        batch_size=training.batch_size or task.batch_size,
-        generated=task.source.generated,
-    )
+    names = [*seeds, seeds[0] + 1] if len(seeds) == 1 else list(seeds)  # one host alone would run on other kernels
     streams = [Streams.of(seed) for seed in names]
-    for env, stream in enumerate(streams):
-        population.build_host(env, stream.host())
-        population.put_data(
-            env, task.source.load(stream.data() if task.source.generated else None), training.val_samples
-        )
-        for slot in range(len(slots)):
-            population.plant(env, slot, task.budget_blueprint, stream.planting(slot, 1))
-    shape = (len(names), len(slots))
-    state = SlotState(
-        stage=np.full(shape, int(Stage.FOSSILIZED)),
-        alpha=np.ones(shape),
-        algorithm=np.full(shape, int(Algorithm.ADD)),
-        updated=np.ones(shape, bool),
-        fossil=np.ones(shape, bool),
-    )
-    whole = np.full((len(names), 1), (1 << len(slots)) - 1)
-    everybody, rates, gamma = np.ones(len(names), bool), Rates.of(training), config.reward.gamma
-    blueprint = IMPLEMENTATIONS[task.budget_blueprint, task.host.topology]
-    macs = sum(task.host.macs_by_level()) + sum(blueprint.macs(s.channels, s.positions) for s in slots)
-    params = int(population.stacks[0].trunk.value.shape[1]) + sum(blueprint.size(s.channels) for s in slots)
+    population, state = _grown(config, task, streams, threads)
+    whole = np.full((len(names), 1), (1 << len(task.host.slots)) - 1)
+    everybody, training, gamma = np.ones(len(names), bool), config.training, config.reward.gamma
+    macs, params = _size(population, task)
     rent = config.reward.rent / config.max_epochs
 
     points: list[Point] = []
@@ -98,7 +73,7 @@ def train_static(
         for epoch in range(1, epochs + 1):
             order = [_order(stream, population, training) for stream in streams]
             views = [task.host.views(s.order, len(order[0])) for s in streams] if task.augment else None
-            growth = population.grow(state, order, whole, rates, training.proximal, views)
+            growth = population.grow(state, order, whole, Rates.of(training), training.proximal, views)
             flops = flops + growth.flops + 6.0 * macs * len(order[0])
             reward = config.reward.progress * (growth.accuracy[:, 0] - before) - rent
             before = growth.accuracy[:, 0]
@@ -117,6 +92,43 @@ def train_static(
                 for env, seed in enumerate(seeds)
             ]
     return points
+
+
+def _grown(config: EnvConfig, task: Task, streams: Sequence[Streams], threads: int) -> tuple[Population, SlotState]:
+    """Hosts with all their slots permanent, as if they had been planted and made so before the first epoch."""
+    training, count, slots = config.training, len(streams), len(task.host.slots)
+    population = Population(
+        task.host,
+        count,
+        chunk=None,
+        threads=min(threads, count),
+        device=config.device,
+        batch_size=training.batch_size or task.batch_size,
+        generated=task.source.generated,
+    )
+    for env, stream in enumerate(streams):
+        population.build_host(env, stream.host())
+        data = task.source.load(stream.data() if task.source.generated else None)
+        population.put_data(env, data, training.val_samples)
+        for slot in range(slots):
+            population.plant(env, slot, task.budget_blueprint, stream.planting(slot, 1))
+    shape = (count, slots)
+    return population, SlotState(
+        stage=np.full(shape, int(Stage.FOSSILIZED)),
+        alpha=np.ones(shape),
+        algorithm=np.full(shape, int(Algorithm.ADD)),
+        updated=np.ones(shape, bool),
+        fossil=np.ones(shape, bool),
+    )
+
+
+def _size(population: Population, task: Task) -> tuple[int, int]:
+    """Multiply-adds of one sample, and parameters, of the network with all its seeds."""
+    slots = task.host.slots
+    blueprint = IMPLEMENTATIONS[task.budget_blueprint, task.host.topology]
+    macs = sum(task.host.macs_by_level()) + sum(blueprint.macs(slot.channels, slot.positions) for slot in slots)
+    params = int(population.stacks[0].trunk.value.shape[1]) + sum(blueprint.size(slot.channels) for slot in slots)
+    return macs, params
 
 
 def _order(stream: Streams, population: Population, training: Any) -> Any:

@@ -30,6 +30,8 @@ class PolicyConfig(Options):
     """Hidden units of each action head and of the critic."""
     blueprint_layers: int = 3
     """Linear layers of the blueprint head; from three on, the first of them is `width` wide."""
+    blueprint_by_slot: bool = True
+    """Choose the blueprint for the slot it goes to; without it, one that suits whichever slot is drawn."""
     memory: str = "lstm"
     """`lstm`, or `none`: a linear layer that sees the present observation only."""
     critic: str = "op"
@@ -51,7 +53,7 @@ class PolicyConfig(Options):
         check_number("blueprint_layers", self.blueprint_layers, 2, whole=True)
         _check_choice("memory", self.memory, ("lstm", "none"))
         _check_choice("critic", self.critic, ("op", "state"))
-        for name in ("normalize_observations", "autocast", "python_lstm", "compile"):
+        for name in ("blueprint_by_slot", "normalize_observations", "autocast", "python_lstm", "compile"):
             check_flag(name, getattr(self, name))
         _check_heads("uniform_mixing", self.uniform_mixing)
 

@@ -14,7 +14,6 @@ from tensordict.nn import TensorDictModuleBase
 
 from esper_agent.evaluate import Observed
 from esper_agent.policies.actor_critic import ActorCritic
-from esper_agent.policies.distribution import OP
 from esper_env.arrays import Bools, Floats, Ints
 from esper_env.lifecycle.stages import Stage
 from esper_env.lifecycle.state import EMPTY
@@ -117,7 +116,7 @@ class Recorder:
         step = {"action": action.numpy(force=True).copy()}
         if self._judge is not None:
             judgement = self._judge(decided)
-            chances, legal = judgement.distribution.choices(action[..., OP])
+            chances, legal = judgement.distribution.choices(action)
             step["probabilities"] = torch.where(legal, chances, torch.nan).numpy(force=True)
             step["values"] = self._unit * judgement.values.numpy(force=True)
         self._steps.append(step)

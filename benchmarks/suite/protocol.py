@@ -167,6 +167,11 @@ ABLATIONS = (
     _ablation("lstm-even-entropy", "the same entropy bonus for every head", even_entropy=True),
     _ablation("lstm-no-feedback", "features 18 to 24, on the last action, are zero", policy="no-feedback"),
     _ablation("lstm-no-blueprints", "the blueprint in a slot is not seen", policy="no-blueprints"),
+    _ablation(
+        "lstm-parallel",
+        "the blueprint chosen beside the slot, not for it",
+        policy_options={"blueprint_by_slot": False},
+    ),
     _ablation("lstm-128", "128 wide instead of 256", policy_options={"width": 128}),
 )
 

@@ -54,7 +54,7 @@ def ppo_loss(judgement: Judgement, batch: TensorDictBase, config: PPOConfig) -> 
 
     total = policy_loss - config.entropy_coefficient * entropy_bonus + config.value_coefficient * value_loss
     with torch.no_grad():
-        divergence = distribution.divergence(batch["probabilities"], action[..., OP])
+        divergence = distribution.divergence(batch["probabilities"], action)
         kl = divergence.sum(-1).mean()
         metrics = {
             "loss/total": total,

@@ -15,7 +15,6 @@ from esper_agent.learning.advantages import estimate_advantages, next_values, no
 from esper_agent.learning.loss import Loss, explained_variance, normalised_error, ppo_loss
 from esper_agent.learning.normalizers import ObservationNormalizer, RewardNormalizer
 from esper_agent.policies.actor_critic import ActorCritic
-from esper_agent.policies.distribution import OP
 from esper_env.config import ConfigError
 
 KL_TOLERANCE = 1.5
@@ -142,7 +141,7 @@ class PPO:
         if config.normalize_advantages:
             normalise_advantages(batch)
         with torch.no_grad():
-            batch["probabilities"], _ = self.policy.unroll(batch).distribution.choices(batch["action"][..., OP])
+            batch["probabilities"], _ = self.policy.unroll(batch).distribution.choices(batch["action"])
         return batch.exclude("next")
 
     def _minibatches(self, num_envs: int) -> Iterator[Tensor]:

@@ -1,8 +1,8 @@
-"""The distribution over actions: op first, the slot given the op, the other heads in parallel."""
+"""The distribution over actions: op, slot given the op, blueprint given the slot; the other heads in parallel."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from esper_env.actions import ACTION_HEADS, CAUSAL_MASK, HEAD_INDEX, HEAD_NAMES, Op, head_sizes
 from esper_env.config import ConfigError
 
-SLOT, OP = HEAD_INDEX["slot"], HEAD_INDEX["op"]
+SLOT, BLUEPRINT, OP = HEAD_INDEX["slot"], HEAD_INDEX["blueprint"], HEAD_INDEX["op"]
 
 ILLEGAL = -1e9
 """Log-probability of an illegal choice: finite, so that 0 · log 0 is 0 in values and gradients."""
@@ -47,27 +47,33 @@ class ActionLayout(nn.Module):
         }
         for name, table in tables.items():
             self.register_buffer(name, table, persistent=False)
-        self.num_slots = num_slots
+        self.num_slots, self.num_blueprints = num_slots, num_blueprints
         self.num_choices = int(sizes.sum())
         self.mixes = any(mixing.values())
 
     def forward(self, logits: Tensor, action_mask: Tensor, slot_by_op: Tensor) -> FactoredDistribution:
-        """The distribution for flat logits and masks `[..., choices]` and `slot_by_op` `[..., ops * slots]`."""
-        for name, tensor, size in (
-            ("logits", logits, self.num_choices),
-            ("action_mask", action_mask, self.num_choices),
-            ("slot_by_op", slot_by_op, len(Op) * self.num_slots),
+        """The distribution for flat logits and masks `[..., choices]` and `slot_by_op` `[..., ops * slots]`.
+
+        After their `choices` the logits may hold `slots * blueprints` more: what each slot adds to the blueprints'.
+        """
+        by_slot = self.num_slots * self.num_blueprints
+        for name, tensor, sizes in (
+            ("logits", logits, (self.num_choices, self.num_choices + by_slot)),
+            ("action_mask", action_mask, (self.num_choices,)),
+            ("slot_by_op", slot_by_op, (len(Op) * self.num_slots,)),
         ):
-            if tensor.shape[-1] != size:
+            if tensor.shape[-1] not in sizes:
                 raise ValueError(
-                    f"{name} has {tensor.shape[-1]} entries, this policy needs {size} ({self.num_slots} slots); "
-                    "was it created for another environment?"
+                    f"{name} has {tensor.shape[-1]} entries, this policy needs {' or '.join(map(str, sizes))} "
+                    f"({self.num_slots} slots); was it created for another environment?"
                 )
+        logits, more = logits[..., : self.num_choices].float(), logits[..., self.num_choices :].float()
         return FactoredDistribution(
             self,
-            logits.float()[..., self.index],
+            logits[..., self.index],
             action_mask.bool()[..., self.index] & self.inside,
             slot_by_op.bool().reshape(*slot_by_op.shape[:-1], len(Op), self.num_slots),
+            more.unflatten(-1, (self.num_slots, self.num_blueprints)) if more.shape[-1] else None,
         )
 
     def normalise(self, logits: Tensor, mask: Tensor, mixing: Tensor) -> Tensor:
@@ -86,11 +92,14 @@ class FactoredDistribution:
     entropy exactly 0, when drawn and when stored actions are scored. Everything is float32.
     """
 
-    def __init__(self, layout: ActionLayout, logits: Tensor, mask: Tensor, slot_by_op: Tensor) -> None:
+    def __init__(
+        self, layout: ActionLayout, logits: Tensor, mask: Tensor, slot_by_op: Tensor, by_slot: Tensor | None = None
+    ) -> None:
         self._layout = layout
         self._logits = logits
         self._mask = mask
         self._slot_by_op = slot_by_op
+        self._by_slot = by_slot
         self._require_choices()
         self.op_log_probs = layout.normalise(logits[..., OP, : len(Op)], mask[..., OP, : len(Op)], layout.mixing[OP])
         """`[..., ops]`"""
@@ -101,52 +110,55 @@ class FactoredDistribution:
         return self._choose(noise.mul_(temperature))
 
     def mode(self) -> Tensor:
-        """The likeliest op, and for it the likeliest value of each head that matters."""
+        """The likeliest op, for it the likeliest slot, and for both the likeliest value of each head that matters."""
         return self._choose(torch.zeros_like(self._logits))
 
     def log_prob(self, action: Tensor) -> Tensor:
         """Log-probability per head `[..., 8]`; their sum is the action's."""
         op = action[..., OP]
-        log_probs, _ = self._given(op)
+        log_probs, _ = self._given(action)
         chosen = log_probs.gather(-1, self.canonicalise(action).unsqueeze(-1)).squeeze(-1)
         return torch.where(self.matters(op), chosen, 0.0)
 
     def head_entropy(self, action: Tensor | None = None) -> Tensor:
         """Entropy per head over its valid choices, divided by its maximum, `[..., 8]`; 0 where only one is valid.
 
-        Given an action, that of the heads which matter for its op, with the slot's under that op. Without one,
-        each head's own, whether or not it would come to matter.
+        Given an action, that of the heads which matter for its op, with the slot's under that op and the
+        blueprint's in that slot. Without one, each head's own, whether or not it would come to matter; the
+        blueprint's is averaged over the slots that could be planted.
         """
         if action is None:
-            return _relative_entropy(self._layout.normalise(self._logits, self._mask, self._layout.mixing), self._mask)
-        op = action[..., OP]
-        return torch.where(self.matters(op), _relative_entropy(*self._given(op)), 0.0)
+            own = _relative_entropy(self._layout.normalise(self._logits, self._mask, self._layout.mixing), self._mask)
+            own[..., BLUEPRINT] = self._over_slots(Op.GERMINATE, _relative_entropy)
+            return own
+        return torch.where(self.matters(action[..., OP]), _relative_entropy(*self._given(action)), 0.0)
 
-    def choices(self, op: Tensor) -> tuple[Tensor, Tensor]:
-        """Probability and legality of every choice of each head, given an op `[...]`: twice `[..., 8, widest]`.
+    def choices(self, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Probability and legality of every choice of each head, given the op and the slot of an action `[..., 8]`.
 
-        The op's own probabilities are not conditioned. What is illegal, or pads a head to the widest, has 0.
+        Twice `[..., 8, widest]`. Those of the op are not conditioned, those of the slot on the op alone. What is
+        illegal, or pads a head to the widest, has 0.
         """
-        log_probs, legal = self._given(op)
+        log_probs, legal = self._given(action)
         return log_probs.exp(), legal
 
-    def divergence(self, probabilities: Tensor, op: Tensor) -> Tensor:
-        """KL(probabilities, own) per head `[..., 8]`, given an op `[...]`; 0 where the head does not matter for it.
+    def divergence(self, probabilities: Tensor, action: Tensor) -> Tensor:
+        """KL(probabilities, own) per head `[..., 8]`, given an action; 0 where the head does not matter for its op.
 
         Args:
-            probabilities: those of every choice under another distribution, as `choices(op)` of it gives them.
-            op: what the heads are conditioned on; the op's own divergence is not conditioned.
+            probabilities: those of every choice under another distribution, as `choices(action)` of it gives them.
+            action: whose op and slot the heads are conditioned on, as in `choices`.
         """
-        log_probs, legal = self._given(op)
+        log_probs, legal = self._given(action)
         terms = torch.xlogy(probabilities, probabilities) - probabilities * log_probs
-        return torch.where(self.matters(op), torch.where(legal, terms, 0.0).sum(-1), 0.0)
+        return torch.where(self.matters(action[..., OP]), torch.where(legal, terms, 0.0).sum(-1), 0.0)
 
     def entropy(self) -> Tensor:
-        """Entropy of the whole action `[...]` in nats: H(op) + Σ_op p(op) Σ_head H(head | op)."""
+        """Entropy of the whole action `[...]` in nats: H(op) + Σ_op p(op) Σ_head H(head | op), and so on by slot."""
         layout = self._layout
         per_head = _entropy(layout.normalise(self._logits, self._mask, layout.mixing))
-        slot_logits = self._logits[..., SLOT, : layout.num_slots].unsqueeze(-2)
-        slot_given_op = _entropy(layout.normalise(slot_logits, self._slot_by_op, layout.mixing[SLOT]))
+        slot_given_op = _entropy(self._slots())
+        per_head[..., BLUEPRINT] = self._over_slots(Op.GERMINATE, lambda log_probs, _: _entropy(log_probs))
         given_op = torch.where(layout.causal, per_head.unsqueeze(-2), 0.0)
         given_op[..., SLOT] = torch.where(layout.causal[:, SLOT], slot_given_op, 0.0)
         given_op[..., OP] = 0.0
@@ -173,16 +185,40 @@ class FactoredDistribution:
 
     def _choose(self, noise: Tensor) -> Tensor:
         """Gumbel-max: the argmax of log p - log Exp(1) is a draw from p; without noise, it is the mode."""
-        op = (self.op_log_probs - noise[..., OP, : len(Op)]).argmax(-1)
-        log_probs, _ = self._given(op)
+        action = noise.new_zeros(noise.shape[:-1], dtype=torch.int64)
+        action[..., OP] = op = (self.op_log_probs - noise[..., OP, : len(Op)]).argmax(-1)
+        if self._by_slot is not None:
+            slots = self._slots().take_along_dim(op[..., None, None], -2).squeeze(-2)
+            action[..., SLOT] = (slots - noise[..., SLOT, : self._layout.num_slots]).argmax(-1)
+        log_probs, _ = self._given(action)
         action = (log_probs - noise).argmax(-1)
         action[..., OP] = op
         return self.canonicalise(action)
 
-    def _given(self, op: Tensor) -> tuple[Tensor, Tensor]:
-        """Padded log-probabilities and masks `[..., 8, widest]`, the slot restricted to what the op allows."""
-        mask = self._mask_given(op)
-        return self._layout.normalise(self._logits, mask, self._layout.mixing), mask
+    def _given(self, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Padded log-probabilities and masks `[..., 8, widest]`, given the op and the slot of an action."""
+        mask, logits = self._mask_given(action[..., OP]), self._logits
+        if self._by_slot is not None:
+            logits = logits.clone()
+            slot = action[..., SLOT, None, None].clamp(0, self._layout.num_slots - 1)  # canonical or not, if it matters
+            logits[..., BLUEPRINT, : self._layout.num_blueprints] += self._by_slot.take_along_dim(slot, -2).squeeze(-2)
+        return self._layout.normalise(logits, mask, self._layout.mixing), mask
+
+    def _slots(self) -> Tensor:
+        """Log-probabilities of the slots given each op, `[..., ops, slots]`."""
+        layout = self._layout
+        logits = self._logits[..., SLOT, : layout.num_slots].unsqueeze(-2)
+        return layout.normalise(logits, self._slot_by_op, layout.mixing[SLOT])
+
+    def _over_slots(self, op: Op, measure: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """A measure of the blueprints' log-probabilities and mask, averaged over the slots that the op may be given."""
+        count = self._layout.num_blueprints
+        logits = self._logits[..., BLUEPRINT, :count].unsqueeze(-2)
+        mask = self._mask[..., BLUEPRINT, :count].unsqueeze(-2)
+        if self._by_slot is not None:
+            logits = logits + self._by_slot
+        measured = measure(self._layout.normalise(logits, mask, self._layout.mixing[BLUEPRINT]), mask)
+        return (self._slots()[..., op, :].exp() * measured).sum(-1)
 
     def _mask_given(self, op: Tensor) -> Tensor:
         mask = self._mask.clone()

@@ -96,6 +96,7 @@ class OpCritic(nn.Module):
 class PolicyNetwork(nn.Module):
     """Observation and memory in; flat logits `[..., choices]`, values and memory out.
 
+    With `blueprint_by_slot` the logits end in what each slot adds to the blueprints', `slots * blueprints` more.
     Values are Q(s, op) `[..., ops]`, or V(s) `[..., 1]` with the critic `state`. Calling the network is one step,
     and that is what `compile` compiles; `unroll` evaluates whole sequences for learning.
     """
@@ -114,7 +115,9 @@ class PolicyNetwork(nn.Module):
         self.heads = nn.ModuleDict()
         for name, size in zip(HEAD_NAMES, spec.head_sizes, strict=True):
             wide = config.blueprint_layers - 2 if name == "blueprint" else 0
-            self.heads[name] = _perceptron([width] * (1 + wide) + [hidden, size])
+            by_slot = spec.num_slots if name == "blueprint" and config.blueprint_by_slot else 0
+            self.heads[name] = _perceptron([width] * (1 + wide) + [hidden, size * (1 + by_slot)])
+        self.head_sizes = spec.head_sizes
         self.judges_ops = config.critic == "op"
         self.critic: nn.Module = OpCritic(width, hidden) if self.judges_ops else _perceptron([width, hidden, 1])
 
@@ -144,7 +147,12 @@ class PolicyNetwork(nn.Module):
         return cast(Tensor, self.encoder(torch.cat([features, blueprints.flatten(-2)], -1)))
 
     def _read(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.cat([head(x) for head in self.heads.values()], -1), self.critic(x)
+        outputs = [head(x) for head in self.heads.values()]
+        parts = [
+            output.split([size, output.shape[-1] - size], -1)
+            for output, size in zip(outputs, self.head_sizes, strict=True)
+        ]
+        return torch.cat([*(own for own, _ in parts), *(by_slot for _, by_slot in parts)], -1), self.critic(x)
 
 
 def _perceptron(sizes: list[int]) -> nn.Sequential:

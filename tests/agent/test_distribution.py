@@ -18,11 +18,13 @@ seeds = st.integers(0, 2**32 - 1)
 few = settings(max_examples=15, deadline=None)
 
 
-def small_case(seed, mixing=None, scale=2.0):
+def small_case(seed, mixing=None, scale=2.0, by_slot=False):
     """A single state of a small environment: its distribution, and the joint probability of every action."""
     rng = np.random.default_rng(seed)
     masks = mask_tensors(random_legality(rng, 1, SLOTS), BLUEPRINTS)
-    logits = torch.from_numpy(rng.normal(scale=scale, size=(1, sum(SIZES))).astype(np.float32))
+    logits = torch.from_numpy(
+        rng.normal(scale=scale, size=(1, sum(SIZES) + by_slot * SLOTS * BLUEPRINTS)).astype(np.float32)
+    )
     layout = ActionLayout(SLOTS, BLUEPRINTS, mixing)
     distribution = layout(logits, masks["action_mask"], masks["slot_by_op"])
     every = layout(
@@ -35,15 +37,20 @@ def small_case(seed, mixing=None, scale=2.0):
     return distribution, p, masks
 
 
+def given_choice(op, slot, head):
+    """Where enumerated actions have this op and, unless the head is the slot itself, this slot."""
+    return (JOINT[:, OP] == op) & ((JOINT[:, SLOT] == slot) | (head == SLOT))
+
+
 def nats(p):
     p = p[p > 0]
     return float(-(p * p.log()).sum())
 
 
 @few
-@given(seed=seeds, epsilon=st.sampled_from([0.0, 0.01]))
-def test_probabilities_of_the_whole_joint_space_sum_to_one(seed, epsilon):
-    _, p, _ = small_case(seed, dict.fromkeys(HEAD_NAMES, epsilon))
+@given(seed=seeds, epsilon=st.sampled_from([0.0, 0.01]), by_slot=st.booleans())
+def test_probabilities_of_the_whole_joint_space_sum_to_one(seed, epsilon, by_slot):
+    _, p, _ = small_case(seed, dict.fromkeys(HEAD_NAMES, epsilon), by_slot=by_slot)
     assert float(p.sum()) == pytest.approx(1, abs=1e-5)
 
 
@@ -61,26 +68,27 @@ def test_only_legal_actions_have_probability(seed):
 
 
 @few
-@given(seed=seeds, epsilon=st.sampled_from([0.0, 0.02]))
-def test_joint_entropy_agrees_with_enumeration(seed, epsilon):
-    distribution, p, _ = small_case(seed, dict.fromkeys(HEAD_NAMES, epsilon))
+@given(seed=seeds, epsilon=st.sampled_from([0.0, 0.02]), by_slot=st.booleans())
+def test_joint_entropy_agrees_with_enumeration(seed, epsilon, by_slot):
+    distribution, p, _ = small_case(seed, dict.fromkeys(HEAD_NAMES, epsilon), by_slot=by_slot)
     assert distribution.entropy().item() == pytest.approx(nats(p), abs=1e-4)
 
 
 @few
-@given(seed=seeds)
-def test_head_entropies_agree_with_enumeration_given_the_op(seed):
-    distribution, p, masks = small_case(seed)
+@given(seed=seeds, by_slot=st.booleans())
+def test_head_entropies_agree_with_enumeration_given_the_op_and_the_slot(seed, by_slot):
+    distribution, p, masks = small_case(seed, by_slot=by_slot)
     starts = np.cumsum((0, *SIZES[:-1]))
-    for op in JOINT[p > 0][:, OP].unique().tolist():
+    for action in JOINT[p > 0][:, [SLOT, OP]].unique(dim=0):
+        slot, op = action.tolist()
         action = torch.zeros(1, 8, dtype=torch.int64)
-        action[0, OP] = op
+        action[0, SLOT], action[0, OP] = slot, op
         entropy = distribution.head_entropy(action)[0]
         for i, name in enumerate(HEAD_NAMES):
             if name == "op":
-                chosen, count = p, int(masks["action_mask"][0, starts[OP] :].sum())
+                chosen, count = p, int(masks["action_mask"][0, starts[OP] : starts[OP] + len(Op)].sum())
             else:
-                chosen = torch.where(JOINT[:, OP] == op, p, 0.0)
+                chosen = torch.where(given_choice(op, slot, i), p, 0.0)
                 flat = masks["action_mask"][0, starts[i] : starts[i] + SIZES[i]]
                 row = masks["slot_by_op"].reshape(len(Op), SLOTS)[op]
                 count = int((row if name == "slot" else flat).sum())
@@ -90,22 +98,23 @@ def test_head_entropies_agree_with_enumeration_given_the_op(seed):
 
 
 @few
-@given(seed=seeds, epsilon=st.sampled_from([0.0, 0.02]))
-def test_divergence_agrees_with_enumeration_of_the_op_and_of_the_heads_given_it(seed, epsilon):
-    mine, q, masks = small_case(seed, dict.fromkeys(HEAD_NAMES, epsilon))
+@given(seed=seeds, epsilon=st.sampled_from([0.0, 0.02]), by_slot=st.booleans())
+def test_divergence_agrees_with_enumeration_of_the_op_and_of_the_heads_given_it(seed, epsilon, by_slot):
+    mine, q, masks = small_case(seed, dict.fromkeys(HEAD_NAMES, epsilon), by_slot=by_slot)
     layout = ActionLayout(SLOTS, BLUEPRINTS)
-    logits = torch.randn(1, sum(SIZES), generator=torch.Generator().manual_seed(seed))
+    size = sum(SIZES) + by_slot * SLOTS * BLUEPRINTS
+    logits = torch.randn(1, size, generator=torch.Generator().manual_seed(seed))
     other = layout(logits, masks["action_mask"], masks["slot_by_op"])
     p = torch.zeros(len(JOINT), dtype=torch.float64)
     possible = q > 0
     every = layout(*[t.expand(len(JOINT), -1) for t in (logits, masks["action_mask"], masks["slot_by_op"])])
     p[possible] = every.log_prob(JOINT).double().sum(-1).exp()[possible]
-    for op in JOINT[possible][:, OP].unique().tolist():
-        drawn = torch.tensor([op])
+    for drawn in JOINT[possible].unique(dim=0).split(1)[::7]:
+        slot, op = drawn[0, SLOT].item(), drawn[0, OP].item()
         found = mine.divergence(other.choices(drawn)[0], drawn)[0]
         for i in range(8):
-            given = torch.ones_like(possible) if i == OP else JOINT[:, OP] == op
-            old, new = (torch.zeros(SIZES[i], dtype=torch.float64).index_add(0, JOINT[:, i], x * given) for x in (p, q))
+            where = torch.ones_like(possible) if i == OP else given_choice(op, slot, i)
+            old, new = (torch.zeros(SIZES[i], dtype=torch.float64).index_add(0, JOINT[:, i], x * where) for x in (p, q))
             old, new = old / old.sum(), new / new.sum()
             terms = torch.where(old > 0, old * (old.clamp_min(1e-300) / new.clamp_min(1e-300)).log(), 0.0)
             expected = float(terms.sum()) if CAUSAL_MASK[op, i] else 0.0
@@ -113,30 +122,35 @@ def test_divergence_agrees_with_enumeration_of_the_op_and_of_the_heads_given_it(
 
 
 @few
-@given(seed=seeds)
-def test_mode_is_the_likeliest_op_and_the_likeliest_rest_given_it(seed):
-    distribution, p, _ = small_case(seed)
-    by_op = torch.zeros(len(Op), dtype=torch.float64).index_add(0, JOINT[:, OP], p)
-    given_op = torch.where(JOINT[:, OP] == by_op.argmax(), p, 0.0)
-    assert distribution.mode()[0].tolist() == JOINT[given_op.argmax()].tolist()
+@given(seed=seeds, by_slot=st.booleans())
+def test_mode_is_the_likeliest_op_then_the_likeliest_slot_and_the_likeliest_rest_given_both(seed, by_slot):
+    distribution, p, _ = small_case(seed, by_slot=by_slot)
+    for head in (OP, SLOT):
+        by_choice = torch.zeros(SIZES[head], dtype=torch.float64).index_add(0, JOINT[:, head], p)
+        p = torch.where(JOINT[:, head] == by_choice.argmax(), p, 0.0)
+    assert distribution.mode()[0].tolist() == JOINT[p.argmax()].tolist()
 
 
 def sharpened(p, temperature):
-    """The op in proportion to p^(1 / temperature), and likewise the other heads given the op."""
-    by_op = torch.zeros(len(Op), dtype=torch.float64).index_add(0, JOINT[:, OP], p)
-    rest = torch.where(p > 0, p / by_op[JOINT[:, OP]], 0.0) ** (1 / temperature)
-    whole = torch.zeros(len(Op), dtype=torch.float64).index_add(0, JOINT[:, OP], rest)
-    op = by_op ** (1 / temperature)
-    return torch.where(p > 0, (op / op.sum())[JOINT[:, OP]] * rest / whole[JOINT[:, OP]], 0.0)
+    """The op in proportion to p^(1 / temperature), likewise the slot given the op, and the other heads given both."""
+    found, group = (p > 0).double(), torch.zeros(len(JOINT), dtype=torch.int64)
+    for finer in (JOINT[:, OP], JOINT[:, OP] * SLOTS + JOINT[:, SLOT], torch.arange(len(JOINT))):
+        mass = torch.zeros(len(JOINT), dtype=torch.float64).index_add(0, finer, p)
+        within = torch.zeros_like(group).index_copy(0, finer, group)  # which coarser group a finer one belongs to
+        sharp = mass ** (1 / temperature)
+        whole = torch.zeros_like(mass).index_add(0, within, sharp)
+        found, group = found * (sharp / whole[within])[finer], finer
+    return torch.where(p > 0, found, 0.0)
 
 
+@pytest.mark.parametrize("by_slot", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
-def test_draws_have_the_enumerated_probabilities(temperature):
-    _, p, masks = small_case(7, scale=1.0)
+def test_draws_have_the_enumerated_probabilities(temperature, by_slot):
+    _, p, masks = small_case(7, scale=1.0, by_slot=by_slot)
     p = sharpened(p, temperature)
     draws = 40_000
     many = ActionLayout(SLOTS, BLUEPRINTS)(
-        torch.from_numpy(_logits_of(7, 1.0)).expand(draws, -1),
+        torch.from_numpy(_logits_of(7, 1.0, by_slot)).expand(draws, -1),
         masks["action_mask"].expand(draws, -1),
         masks["slot_by_op"].expand(draws, -1),
     ).sample(torch.Generator().manual_seed(0), temperature)
@@ -148,10 +162,10 @@ def test_draws_have_the_enumerated_probabilities(temperature):
     assert float((frequency - p).abs().sum()) < 2 * float((p / draws).sqrt().sum())
 
 
-def _logits_of(seed, scale):
+def _logits_of(seed, scale, by_slot):
     rng = np.random.default_rng(seed)
     random_legality(rng, 1, SLOTS)
-    return rng.normal(scale=scale, size=(1, sum(SIZES))).astype(np.float32)
+    return rng.normal(scale=scale, size=(1, sum(SIZES) + by_slot * SLOTS * BLUEPRINTS)).astype(np.float32)
 
 
 def full_case(legal_ops, slots=3, **kwargs):
@@ -180,7 +194,7 @@ def test_heads_that_do_not_matter_are_canonical_with_log_probability_exactly_zer
 
 
 def test_a_value_outside_a_head_that_does_not_matter_is_harmless():
-    distribution = full_case({Op.GERMINATE: [0]})
+    distribution = full_case({Op.GERMINATE: [0]}, logits=torch.zeros(1, 41 + 39))
     stored = torch.tensor([[9, 99, 9, 9, 9, 9, 9, Op.WAIT]])
     assert distribution.log_prob(stored)[0, :OP].abs().sum() == 0
 
@@ -230,6 +244,18 @@ def test_bfloat16_logits_give_float32_log_probabilities_and_entropies():
         assert got.dtype == torch.float32
         # A type can be had by rounding first and converting then; the digits cannot.
         assert torch.equal(got, getattr(fine, name)(*arguments))
+
+
+def test_a_blueprint_is_drawn_for_the_slot_it_goes_to():
+    by_slot = torch.zeros(3, 13)
+    by_slot[[0, 1, 2], [4, 7, 2]] = 50.0
+    logits = torch.cat([torch.zeros(41), by_slot.flatten()])[None]
+    distribution = full_case({Op.GERMINATE: [0, 1, 2]}, logits=logits)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.cat([distribution.sample(generator) for _ in range(200)])
+    planted = drawn[drawn[:, OP] == Op.GERMINATE]
+    assert planted[:, SLOT].unique().tolist() == [0, 1, 2]
+    assert (planted[:, HEAD_INDEX["blueprint"]] == torch.tensor([4, 7, 2])[planted[:, SLOT]]).all()
 
 
 @pytest.mark.parametrize("head", ["tempo", "blueprint", "op"])

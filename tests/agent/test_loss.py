@@ -39,7 +39,7 @@ def stored_batch(envs=4, steps=6, seed=0, op=None, legal=None):
         {
             "action": action,
             "action_log_prob": old.log_prob(action),
-            "probabilities": old.choices(action[..., OP])[0],
+            "probabilities": old.choices(action)[0],
             "advantage": normal(8),
             "value_target": normal(1),
             "state_action_value": normal(1),
@@ -82,7 +82,7 @@ def test_loss_equals_one_written_out_step_by_step(seed, average):
         errors.append(max((value - target) ** 2, (near - target) ** 2))
     expected = policy_loss - 0.05 * bonus + 0.5 * sum(errors) / steps
     assert loss.total.item() == pytest.approx(expected, abs=1e-4)
-    probabilities, legal = judgement.distribution.choices(batch["action"][..., OP])
+    probabilities, legal = judgement.distribution.choices(batch["action"])
     kl = 0.0
     for h in range(8):
         for i in range(steps):
@@ -136,7 +136,7 @@ def test_an_unchanged_policy_has_ratio_one_and_no_kl():
     batch, distribution, logits, values = stored_batch()
     same = distribution(logits)
     batch["action_log_prob"] = same.log_prob(batch["action"])
-    batch["probabilities"], _ = same.choices(batch["action"][..., OP])
+    batch["probabilities"], _ = same.choices(batch["action"])
     metrics = ppo_loss(Judgement(same, values), batch, PPOConfig()).metrics
     assert metrics["ratio/min"] == metrics["ratio/max"] == 1
     assert metrics["kl/total"].item() == pytest.approx(0, abs=1e-7)
@@ -206,7 +206,7 @@ def test_the_kl_sees_a_choice_that_was_never_taken():
     calm = torch.zeros_like(logits)
     calm[..., -len(Op) + Op.PRUNE] = -8.0
     batch["action_log_prob"] = distribution(calm).log_prob(batch["action"])
-    batch["probabilities"], _ = distribution(calm).choices(batch["action"][..., OP])
+    batch["probabilities"], _ = distribution(calm).choices(batch["action"])
     wild = calm.clone()
     wild[..., -len(Op) + Op.PRUNE] = 0.0
     metrics = ppo_loss(Judgement(distribution(wild), values), batch, PPOConfig(clip=0.2)).metrics

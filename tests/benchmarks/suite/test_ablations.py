@@ -53,6 +53,7 @@ def differences(config, default):
         ("lstm-even-entropy", {"entropy_weights": dict.fromkeys(PPOConfig().entropy_weights, 1.0)}),
         ("lstm-no-feedback", {"policy": "benchmarks.suite.ablations:no-feedback"}),
         ("lstm-no-blueprints", {"policy": "benchmarks.suite.ablations:no-blueprints"}),
+        ("lstm-parallel", {"policy_options": {"blueprint_by_slot": False}}),
         ("lstm-128", {"policy_options": {"width": 128}}),
         ("lstm-hindsight", {"env": {"reward": {"hindsight": 0.1}}}),
         ("mlp", {"policy": "mlp"}),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
 
 FORMAT = "esper-checkpoint"
 VERSION = 2
@@ -65,6 +66,22 @@ def read(path: Path) -> dict[str, Any]:
             f"{path} has checkpoint version {content.get('version')}; this package reads version {VERSION} only."
         )
     return content
+
+
+def put_weights(policy: Module, weights: Mapping[str, Any]) -> None:
+    """Load weights that a checkpoint holds into a policy.
+
+    Raises:
+        CheckpointError: when they are those of a policy with other parameters.
+    """
+    try:
+        policy.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[2].strip().partition(":")[0]
+        raise CheckpointError(
+            f"The weights in the checkpoint are those of another policy ({reason}): say in policy_options of the run's "
+            "config.json what it was trained with. Before there was blueprint_by_slot, that was false."
+        ) from error
 
 
 def is_whole(path: Path) -> bool:

@@ -176,7 +176,7 @@ def load_policy(run: Path, which: str = "best") -> tuple[ActorCritic, TrainConfi
         raise ConfigError(unknown_name("checkpoint", which, ("best", "last")))
     config = replace(load_config(run), device="cpu")
     policy, _ = make_policy(config)
-    policy.load_state_dict(_saved(run, which)["policy"])
+    checkpoint.put_weights(policy, _saved(run, which)["policy"])
     return policy, config
 
 

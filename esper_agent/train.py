@@ -106,7 +106,7 @@ class Training:
         theirs = {name: state["config"][name] for name in given} | state["resolved"]
         for name, was, now in differences(theirs, ours):
             raise ConfigError(f"The run began with {name}={was!r} and cannot go on with {now!r}: choose another --run.")
-        self.policy.load_state_dict(state["policy"])
+        checkpoint.put_weights(self.policy, state["policy"])
         self.ppo.load_state_dict(state["ppo"])
         self.rollouts.load_state_dict(checkpoint.unpack(state["rollouts"]))
         if self.rollouts.resumes_exactly:

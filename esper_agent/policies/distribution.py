@@ -73,7 +73,7 @@ class ActionLayout(nn.Module):
             logits[..., self.index],
             action_mask.bool()[..., self.index] & self.inside,
             slot_by_op.bool().reshape(*slot_by_op.shape[:-1], len(Op), self.num_slots),
-            more.unflatten(-1, (self.num_slots, self.num_blueprints)) if more.shape[-1] else None,
+            more.reshape(*more.shape[:-1], self.num_slots, self.num_blueprints) if more.shape[-1] else None,
         )
 
     def normalise(self, logits: Tensor, mask: Tensor, mixing: Tensor) -> Tensor:

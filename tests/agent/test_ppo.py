@@ -267,9 +267,9 @@ def test_a_configuration_that_cannot_work_says_what_to_change(options, message):
         PPOConfig(**options)
 
 
-def learn(name, updates, steps, config=FAST, **options):
+def learn(name, updates, steps, config=FAST, *, seed=0, **options):
     """Mean reward (of the last step, where only that pays) in the last few of `updates` rollouts."""
-    policy = create_policy(name, SPEC, seed=0, width=64, head_width=32)
+    policy = create_policy(name, SPEC, seed=seed, width=64, head_width=32)
     ppo = PPO(policy, config, num_envs=options["num_envs"], seed=0)
     earned = []
     for _, rollout in zip(range(updates), rollouts(policy, steps, **options), strict=False):
@@ -291,8 +291,11 @@ def test_lstm_learns_to_take_the_action_that_an_observation_names():
 
 @pytest.mark.slow
 def test_without_masks_learning_is_slower():
-    masked, unmasked = (learn("lstm", 22, 8, num_envs=16, masked=flag) for flag in (True, False))
-    assert masked > unmasked + 0.1
+    ahead = [
+        learn("lstm", 22, 8, num_envs=16, seed=s) - learn("lstm", 22, 8, num_envs=16, seed=s, masked=False)
+        for s in (0, 1, 2)
+    ]
+    assert sum(ahead) / 3 > 0.1
 
 
 @pytest.mark.slow

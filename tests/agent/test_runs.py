@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from esper_agent import checkpoint
@@ -56,6 +58,11 @@ def test_a_policy_is_loaded_as_it_was_saved(tmp_path):
     assert config == tiny(trained)
     with pytest.raises(ConfigError, match="Did you mean 'last'"):
         load_policy(trained, "lasst")
+    settings = json.loads((trained / "config.json").read_text())
+    settings["policy_options"]["blueprint_by_slot"] = False
+    (trained / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(checkpoint.CheckpointError, match=r"another policy \(size mismatch for .*blueprint"):
+        load_policy(trained, "last")
 
 
 def test_without_an_evaluation_the_last_policy_is_the_best(tmp_path):

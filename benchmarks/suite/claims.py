@@ -13,6 +13,7 @@ from benchmarks.suite.static import matched
 from benchmarks.suite.statistics import Interval, improvement_probability, interquartile_mean, paired_difference
 from esper_agent.evaluate import Episode
 from esper_env.arrays import Floats
+from esper_env.config import ConfigError
 
 LEAST_GAP = 5.0
 """Points of accuracy that `big` must be above `wait` for a normalised score to mean anything."""
@@ -65,7 +66,18 @@ def _mean(rows: Sequence[Episode]) -> float:
 
 
 def gather(agents: Sequence[Agent], protocol: Protocol) -> dict[str, Field]:
-    """Results by task, in the protocol's order of tasks and agents; others follow by name."""
+    """Results by task, in the protocol's order of tasks and agents; others follow by name.
+
+    Raises:
+        ConfigError: when an agent's are of another version of the protocol.
+    """
+    for agent in agents:
+        version = agent.manifest.get("protocol")
+        if version != protocol.version:
+            raise ConfigError(
+                f"{agent.folder} holds results of version {version} of the protocol, which cannot stand beside those "
+                f"of version {protocol.version}: run the agent again, or take the folder away."
+            )
     order = [contestant.name for contestant in protocol.contestants]
 
     def place(agent: Agent) -> tuple[int, str]:

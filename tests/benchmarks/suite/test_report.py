@@ -1,3 +1,4 @@
+import json
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
@@ -15,6 +16,7 @@ from benchmarks.suite.results import CURVE_COLUMNS, read_agent, read_agents
 from benchmarks.suite.static import Point, write_points
 from benchmarks.suite.statistics import Interval
 from esper_agent.evaluate import Episode
+from esper_env.config import ConfigError
 
 SVG = "{http://www.w3.org/2000/svg}"
 SEEDS = 20
@@ -115,6 +117,15 @@ def test_who_spends_more_than_the_longest_training_of_big_is_marked(results, tmp
     write_report(results, tmp_path / "page.md", TABLES)
     (row,) = [line for line in (tmp_path / "page.md").read_text().splitlines() if line.startswith("| `planner` |")]
     assert row.endswith(" * |")
+
+
+def test_results_of_another_version_of_the_protocol_are_not_put_beside_these(results, tmp_path):
+    manifest = json.loads((results / "random" / "agent.json").read_text())
+    write_json(results / "random" / "agent.json", manifest | {"protocol": VERSION - 1})
+    page = tmp_path / "page.md"
+    with pytest.raises(ConfigError, match=f"random holds results of version {VERSION - 1} of the protocol"):
+        write_report(results, page, TABLES)
+    assert not page.exists()
 
 
 def test_what_is_late_in_training_is_the_last_tenth_of_each_run(results):

@@ -32,7 +32,7 @@ class Network(Protocol):
     def __call__(
         self, features: Tensor, blueprint_index: Tensor, is_init: Tensor, *state: Tensor
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """One step `[n, ...]`: flat logits, Q(s, op) `[n, ops]` or V(s) `[n, 1]`, next state."""
+        """One step `[n, ...]`: logits for `ActionLayout`, Q(s, op) `[n, ops]` or V(s) `[n, 1]`, next state."""
 
     def unroll(
         self, features: Tensor, blueprint_index: Tensor, is_init: Tensor, *state: Tensor

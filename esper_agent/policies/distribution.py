@@ -125,11 +125,11 @@ class FactoredDistribution:
 
         Given an action, that of the heads which matter for its op, with the slot's under that op and the
         blueprint's in that slot. Without one, each head's own, whether or not it would come to matter; the
-        blueprint's is averaged over the slots that could be planted.
+        blueprint's is averaged over the slots that would be planted.
         """
         if action is None:
             own = _relative_entropy(self._layout.normalise(self._logits, self._mask, self._layout.mixing), self._mask)
-            own[..., BLUEPRINT] = self._over_slots(Op.GERMINATE, _relative_entropy)
+            own[..., BLUEPRINT] = self._over_slots(_relative_entropy)
             return own
         return torch.where(self.matters(action[..., OP]), _relative_entropy(*self._given(action)), 0.0)
 
@@ -154,11 +154,11 @@ class FactoredDistribution:
         return torch.where(self.matters(action[..., OP]), torch.where(legal, terms, 0.0).sum(-1), 0.0)
 
     def entropy(self) -> Tensor:
-        """Entropy of the whole action `[...]` in nats: H(op) + Σ_op p(op) Σ_head H(head | op), and so on by slot."""
+        """Entropy of the whole action `[...]` in nats: H(op) + Σ_op p(op) Σ_head H(head | op), blueprints by slot."""
         layout = self._layout
         per_head = _entropy(layout.normalise(self._logits, self._mask, layout.mixing))
         slot_given_op = _entropy(self._slots())
-        per_head[..., BLUEPRINT] = self._over_slots(Op.GERMINATE, lambda log_probs, _: _entropy(log_probs))
+        per_head[..., BLUEPRINT] = self._over_slots(lambda log_probs, _: _entropy(log_probs))
         given_op = torch.where(layout.causal, per_head.unsqueeze(-2), 0.0)
         given_op[..., SLOT] = torch.where(layout.causal[:, SLOT], slot_given_op, 0.0)
         given_op[..., OP] = 0.0
@@ -200,7 +200,9 @@ class FactoredDistribution:
         mask, logits = self._mask_given(action[..., OP]), self._logits
         if self._by_slot is not None:
             logits = logits.clone()
-            slot = action[..., SLOT, None, None].clamp(0, self._layout.num_slots - 1)  # canonical or not, if it matters
+            slot = action[..., SLOT, None, None].clamp(
+                0, self._layout.num_slots - 1
+            )  # anything, where it does not matter
             logits[..., BLUEPRINT, : self._layout.num_blueprints] += self._by_slot.take_along_dim(slot, -2).squeeze(-2)
         return self._layout.normalise(logits, mask, self._layout.mixing), mask
 
@@ -210,15 +212,15 @@ class FactoredDistribution:
         logits = self._logits[..., SLOT, : layout.num_slots].unsqueeze(-2)
         return layout.normalise(logits, self._slot_by_op, layout.mixing[SLOT])
 
-    def _over_slots(self, op: Op, measure: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """A measure of the blueprints' log-probabilities and mask, averaged over the slots that the op may be given."""
+    def _over_slots(self, measure: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """A measure of the blueprints' log-probabilities and mask, averaged over the slots that would be planted."""
         count = self._layout.num_blueprints
         logits = self._logits[..., BLUEPRINT, :count].unsqueeze(-2)
         mask = self._mask[..., BLUEPRINT, :count].unsqueeze(-2)
         if self._by_slot is not None:
             logits = logits + self._by_slot
         measured = measure(self._layout.normalise(logits, mask, self._layout.mixing[BLUEPRINT]), mask)
-        return (self._slots()[..., op, :].exp() * measured).sum(-1)
+        return (self._slots()[..., Op.GERMINATE, :].exp() * measured).sum(-1)
 
     def _mask_given(self, op: Tensor) -> Tensor:
         mask = self._mask.clone()

@@ -77,10 +77,10 @@ def put_weights(policy: Module, weights: Mapping[str, Any]) -> None:
     try:
         policy.load_state_dict(weights)
     except RuntimeError as error:
-        reason = str(error).partition("\n")[2].strip().partition(":")[0]
+        reason = " ".join(str(error).partition("\n")[2].partition("\n")[0].split()).rstrip(".") or str(error)
         raise CheckpointError(
-            f"The weights in the checkpoint are those of another policy ({reason}): say in policy_options of the run's "
-            "config.json what it was trained with. Before there was blueprint_by_slot, that was false."
+            f"The weights in the checkpoint are those of another policy ({reason}): give the policy options that "
+            "it was trained with."
         ) from error
 
 

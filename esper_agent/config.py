@@ -93,7 +93,7 @@ class PPOConfig(Options):
     """Weight of the entropy bonus at the start, before the per-head weights."""
     entropy_decay: float | None = 16_000.0
     """Environment steps after which the entropy bonus is half of that; after n times as many it is 1/(1 + n).
-    None keeps it. What shows a beginner what there is costs the advanced the return of every needless draw."""
+    None keeps it. What helps a beginner to find out what there is can hold back who knows."""
     entropy_weights: Mapping[str, float] = field(default_factory=lambda: dict(ENTROPY_WEIGHTS))
     """Per-head factors of the entropy bonus; a head left out has none."""
     value_coefficient: float = 0.5

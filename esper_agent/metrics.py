@@ -50,7 +50,7 @@ METRICS: dict[str, str] = {
     "kl/total": "KL of the policy from what it was when the update began, per step, all heads that mattered together",
     "ratio/min": "smallest probability ratio of any head in a minibatch",
     "ratio/max": "largest probability ratio of any head in a minibatch",
-    **_per_head("kl", "KL where the head mattered; of all but the op given the op taken"),
+    **_per_head("kl", "KL where the head mattered, given the op taken and, for blueprints, the slot"),
     **_per_head("clip_fraction", "share of the steps where it mattered whose ratio was clipped"),
     **_per_head("entropy", "entropy over its valid choices divided by the maximum, where it mattered and had several"),
     **_per_head("entropy_possible", "the same wherever some legal op would have made it matter, 0 with one choice"),

@@ -56,7 +56,7 @@ class Recording:
     terms: Series
     """Terms of the reward, `[steps]` each."""
     probabilities: Floats | None = None
-    """Of every choice of each head given the op, `[steps, 8, widest]`, NaN where illegal; None without any to tell."""
+    """Of every choice of each head given op and slot, `[steps, 8, widest]`, NaN where illegal; None if not known."""
     values: Floats | None = None
     """Expected return of each op, `[steps, ops]`, or of the state, `[steps, 1]`, in units of the reward."""
     chosen: Floats | None = None

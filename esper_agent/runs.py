@@ -155,6 +155,13 @@ def differences(
             yield f"{within}{name}", was, now
 
 
+def options_of_its_time(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """The resolved policy options of a run; those that it does not know, being older, are what they were then."""
+    options: Mapping[str, Any] = resolved["policy_options"]
+    of_a_network = "blueprint_layers" in options
+    return {"blueprint_by_slot": False, **options} if of_a_network else dict(options)
+
+
 def load_config(run: Path) -> TrainConfig:
     """The configuration of an existing run."""
     path = run / "config.json"
@@ -164,7 +171,10 @@ def load_config(run: Path) -> TrainConfig:
         values = json.loads(path.read_text())
         values["ppo"] = PPOConfig.from_mapping("ppo", values["ppo"])
         values["loggers"] = tuple(values["loggers"])
-        values.pop("resolved", None)  # it follows from the rest
+        resolved = values.pop("resolved", None)  # it follows from the rest
+        if resolved is not None:
+            then = options_of_its_time(resolved)
+            values["policy_options"] |= {name: then[name] for name in then if name not in resolved["policy_options"]}
         return TrainConfig.from_mapping("training", values | {"run": str(run)})
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is not the configuration of a run ({type(error).__name__}: {error}).") from error

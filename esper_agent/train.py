@@ -26,6 +26,7 @@ from esper_agent.runs import (
     TrainConfig,
     differences,
     make_policy,
+    options_of_its_time,
     resolve,
 )
 from esper_env.config import ConfigError
@@ -104,6 +105,7 @@ class Training:
         given, asked = [name for name in FIXED if name not in RESOLVED], asdict(self.config)
         ours = {name: asked[name] for name in given} | self.resolved
         theirs = {name: state["config"][name] for name in given} | state["resolved"]
+        theirs["policy_options"] = options_of_its_time(state["resolved"])
         for name, was, now in differences(theirs, ours):
             raise ConfigError(f"The run began with {name}={was!r} and cannot go on with {now!r}: choose another --run.")
         checkpoint.put_weights(self.policy, state["policy"])

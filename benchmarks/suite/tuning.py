@@ -173,7 +173,7 @@ def _judge_script(settings: Settings, env: Mapping[str, Any], protocol: Protocol
 
 MASKABLE_STAGES: tuple[Stage, ...] = (
     (("learning_rate", (3e-4, 5e-4, 1e-3)), ("ent_coef", (0.0, 0.01))),
-    (("batch_size", (64, 160, 400)), ("rollout", (800, 1_600))),
+    (("batch_size", (64, 160, 400)), ("rollout", (800, 1_600, 3_200))),
     (("net_arch", ([64, 64], [128, 128], [256, 256])),),
 )
 

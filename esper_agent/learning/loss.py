@@ -29,9 +29,9 @@ class Loss:
 def ppo_loss(judgement: Judgement, batch: TensorDictBase, config: PPOConfig) -> Loss:
     """The loss of the present policy's judgement on steps `[..., ]` of a rollout.
 
-    Reads `action`, `action_log_prob`, `probabilities` (of every choice of each head, given the op taken), `advantage`
-    (per head), `value_target` and, for value clipping, the values stored in the rollout. The ratio of a head that did
-    not matter is exactly 1 and counts nowhere.
+    Reads `action`, `action_log_prob`, `probabilities` (of every choice of each head, given the op and the slot taken),
+    `advantage` (per head), `value_target` and, for value clipping, the values stored in the rollout. The ratio of a
+    head that did not matter is exactly 1 and counts nowhere.
     """
     distribution, action = judgement.distribution, batch["action"]
     mattered = distribution.matters(action[..., OP])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +12,8 @@ from esper_env.actions import ACTION_HEADS, CAUSAL_MASK, HEAD_INDEX, HEAD_NAMES,
 from esper_env.config import ConfigError
 
 SLOT, BLUEPRINT, OP = HEAD_INDEX["slot"], HEAD_INDEX["blueprint"], HEAD_INDEX["op"]
+(PLANTING,) = np.flatnonzero(CAUSAL_MASK[:, BLUEPRINT]).tolist()
+"""The op that takes a blueprint."""
 
 ILLEGAL = -1e9
 """Log-probability of an illegal choice: finite, so that 0 · log 0 is 0 in values and gradients."""
@@ -56,9 +59,9 @@ class ActionLayout(nn.Module):
 
         After their `choices` the logits may hold `slots * blueprints` more: what each slot adds to the blueprints'.
         """
-        by_slot = self.num_slots * self.num_blueprints
+        added = self.num_slots * self.num_blueprints
         for name, tensor, sizes in (
-            ("logits", logits, (self.num_choices, self.num_choices + by_slot)),
+            ("logits", logits, (self.num_choices, self.num_choices + added)),
             ("action_mask", action_mask, (self.num_choices,)),
             ("slot_by_op", slot_by_op, (len(Op) * self.num_slots,)),
         ):
@@ -185,24 +188,21 @@ class FactoredDistribution:
 
     def _choose(self, noise: Tensor) -> Tensor:
         """Gumbel-max: the argmax of log p - log Exp(1) is a draw from p; without noise, it is the mode."""
-        action = noise.new_zeros(noise.shape[:-1], dtype=torch.int64)
-        action[..., OP] = op = (self.op_log_probs - noise[..., OP, : len(Op)]).argmax(-1)
-        if self._by_slot is not None:
-            slots = self._slots().take_along_dim(op[..., None, None], -2).squeeze(-2)
-            action[..., SLOT] = (slots - noise[..., SLOT, : self._layout.num_slots]).argmax(-1)
-        log_probs, _ = self._given(action)
-        action = (log_probs - noise).argmax(-1)
-        action[..., OP] = op
+        first = noise.new_zeros(noise.shape[:-1], dtype=torch.int64)
+        first[..., OP] = op = (self.op_log_probs - noise[..., OP, : len(Op)]).argmax(-1)
+        slots = self._slots().take_along_dim(op[..., None, None], -2).squeeze(-2)
+        first[..., SLOT] = (slots - noise[..., SLOT, : self._layout.num_slots]).argmax(-1)
+        action = (self._given(first)[0] - noise).argmax(-1)
+        action[..., [SLOT, OP]] = first[..., [SLOT, OP]]
         return self.canonicalise(action)
 
     def _given(self, action: Tensor) -> tuple[Tensor, Tensor]:
         """Padded log-probabilities and masks `[..., 8, widest]`, given the op and the slot of an action."""
         mask, logits = self._mask_given(action[..., OP]), self._logits
         if self._by_slot is not None:
+            # Where the slot does not matter it may be anything, and so may what it adds.
+            slot = action[..., SLOT, None, None].clamp(0, self._layout.num_slots - 1)
             logits = logits.clone()
-            slot = action[..., SLOT, None, None].clamp(
-                0, self._layout.num_slots - 1
-            )  # anything, where it does not matter
             logits[..., BLUEPRINT, : self._layout.num_blueprints] += self._by_slot.take_along_dim(slot, -2).squeeze(-2)
         return self._layout.normalise(logits, mask, self._layout.mixing), mask
 
@@ -220,7 +220,7 @@ class FactoredDistribution:
         if self._by_slot is not None:
             logits = logits + self._by_slot
         measured = measure(self._layout.normalise(logits, mask, self._layout.mixing[BLUEPRINT]), mask)
-        return (self._slots()[..., Op.GERMINATE, :].exp() * measured).sum(-1)
+        return (self._slots()[..., PLANTING, :].exp() * measured).sum(-1)
 
     def _mask_given(self, op: Tensor) -> Tensor:
         mask = self._mask.clone()

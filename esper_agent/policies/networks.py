@@ -115,9 +115,9 @@ class PolicyNetwork(nn.Module):
         self.heads = nn.ModuleDict()
         for name, size in zip(HEAD_NAMES, spec.head_sizes, strict=True):
             wide = config.blueprint_layers - 2 if name == "blueprint" else 0
-            by_slot = spec.num_slots if name == "blueprint" and config.blueprint_by_slot else 0
-            self.heads[name] = _perceptron([width] * (1 + wide) + [hidden, size * (1 + by_slot)])
-        self.head_sizes = spec.head_sizes
+            rows = 1 + spec.num_slots if name == "blueprint" and config.blueprint_by_slot else 1
+            self.heads[name] = _perceptron([width] * (1 + wide) + [hidden, size * rows])
+        self.num_blueprints = spec.num_blueprints
         self.judges_ops = config.critic == "op"
         self.critic: nn.Module = OpCritic(width, hidden) if self.judges_ops else _perceptron([width, hidden, 1])
 
@@ -147,12 +147,9 @@ class PolicyNetwork(nn.Module):
         return cast(Tensor, self.encoder(torch.cat([features, blueprints.flatten(-2)], -1)))
 
     def _read(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = [head(x) for head in self.heads.values()]
-        parts = [
-            output.split([size, output.shape[-1] - size], -1)
-            for output, size in zip(outputs, self.head_sizes, strict=True)
-        ]
-        return torch.cat([*(own for own, _ in parts), *(by_slot for _, by_slot in parts)], -1), self.critic(x)
+        outputs = {name: head(x) for name, head in self.heads.items()}
+        outputs["blueprint"], added = outputs["blueprint"].tensor_split([self.num_blueprints], -1)
+        return torch.cat([*outputs.values(), added], -1), self.critic(x)
 
 
 def _perceptron(sizes: list[int]) -> nn.Sequential:

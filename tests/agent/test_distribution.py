@@ -55,9 +55,9 @@ def test_probabilities_of_the_whole_joint_space_sum_to_one(seed, epsilon, by_slo
 
 
 @few
-@given(seed=seeds)
-def test_only_legal_actions_have_probability(seed):
-    _, p, masks = small_case(seed)
+@given(seed=seeds, by_slot=st.booleans())
+def test_only_legal_actions_have_probability(seed, by_slot):
+    _, p, masks = small_case(seed, by_slot=by_slot)
     possible = JOINT[p > 0]
     rows = masks["slot_by_op"].reshape(len(Op), SLOTS)
     relevant = torch.from_numpy(CAUSAL_MASK)[possible[:, OP]]
@@ -95,6 +95,18 @@ def test_head_entropies_agree_with_enumeration_given_the_op_and_the_slot(seed, b
             marginal = torch.zeros(SIZES[i], dtype=torch.float64).index_add(0, JOINT[:, i], chosen)
             expected = nats(marginal / marginal.sum()) / np.log(count) if count > 1 and CAUSAL_MASK[op, i] else 0.0
             assert entropy[i].item() == pytest.approx(expected, abs=1e-4), (name, Op(op))
+
+
+@few
+@given(seed=seeds)
+def test_entropy_of_a_blueprint_without_an_action_is_averaged_over_the_slots_that_would_be_planted(seed):
+    distribution, _, _ = small_case(seed, by_slot=True)
+    drawn = torch.zeros(SLOTS, 8, dtype=torch.int64)
+    drawn[:, SLOT], drawn[:, OP] = torch.arange(SLOTS), Op.GERMINATE
+    slots = distribution.choices(drawn[:1])[0][0, SLOT, :SLOTS]
+    entropies = torch.stack([distribution.head_entropy(action[None])[0, HEAD_INDEX["blueprint"]] for action in drawn])
+    found = distribution.head_entropy()[0, HEAD_INDEX["blueprint"]]
+    assert found.item() == pytest.approx((slots * entropies).sum().item(), abs=1e-5)
 
 
 @few
@@ -208,9 +220,10 @@ def test_slot_is_drawn_under_the_row_of_the_drawn_op():
         assert int(action[SLOT]) in allowed[Op(int(action[OP]))]
 
 
-def test_uniform_mixing_keeps_every_valid_choice_alive_and_leaves_gradient_there():
-    logits = torch.zeros(1, 41)
-    logits[0, -1] = 60.0
+@pytest.mark.parametrize("choices", [41, 41 + 39])
+def test_uniform_mixing_keeps_every_valid_choice_alive_and_leaves_gradient_there(choices):
+    logits = torch.zeros(1, choices)
+    logits[0, 40] = 60.0
     logits.requires_grad_()
     mixing = dict.fromkeys(HEAD_NAMES, 0.01)
     distribution = full_case({Op.GERMINATE: [0, 1, 2], Op.ADVANCE: [0]}, logits=logits, mixing=mixing)
@@ -222,20 +235,22 @@ def test_uniform_mixing_keeps_every_valid_choice_alive_and_leaves_gradient_there
     assert torch.isfinite(logits.grad).all()
 
 
+@pytest.mark.parametrize("choices", [41, 41 + 39])
 @pytest.mark.parametrize("scale", [1e3, 1e6])
-def test_extreme_logits_never_make_an_illegal_choice_or_a_gradient_that_is_not_finite(scale):
+def test_extreme_logits_never_make_an_illegal_choice_or_a_gradient_that_is_not_finite(scale, choices):
     generator = torch.Generator().manual_seed(0)
-    logits = (torch.randn(1, 41, generator=generator) * scale).requires_grad_()
-    distribution = full_case({Op.PRUNE: [1]}, logits=logits)
+    logits = (torch.randn(1, choices, generator=generator) * scale).requires_grad_()
+    distribution = full_case({Op.GERMINATE: [1]}, logits=logits)
     action = distribution.sample(generator)
-    assert int(action[0, OP]) in (Op.WAIT, Op.PRUNE)
-    assert int(distribution.mode()[0, OP]) in (Op.WAIT, Op.PRUNE)
+    assert int(action[0, OP]) in (Op.WAIT, Op.GERMINATE)
+    assert int(distribution.mode()[0, OP]) in (Op.WAIT, Op.GERMINATE)
     (distribution.log_prob(action).sum() + distribution.entropy().sum()).backward()
     assert torch.isfinite(logits.grad).all()
 
 
-def test_bfloat16_logits_give_float32_log_probabilities_and_entropies():
-    logits = torch.randn(1, 41).bfloat16()
+@pytest.mark.parametrize("choices", [41, 41 + 39])
+def test_bfloat16_logits_give_float32_log_probabilities_and_entropies(choices):
+    logits = torch.randn(1, choices).bfloat16()
     coarse, fine = (full_case({Op.GERMINATE: [0, 1, 2]}, logits=x) for x in (logits, logits.float()))
     action = coarse.sample()
     assert action.dtype == torch.int64

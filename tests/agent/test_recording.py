@@ -87,7 +87,7 @@ def test_the_scores_of_coalitions_agree_with_what_else_is_told(judged, drawn):
     assert several > 10
 
 
-def test_probabilities_are_those_of_the_logits_under_the_masks_and_sum_to_1(judged):
+def test_probabilities_are_those_of_the_logits_for_the_slot_under_the_masks_and_sum_to_1(judged):
     policy, _, recordings = judged
     env = SeedVectorEnv(4, **OPTIONS)
     observation, _ = env.reset(seed=list(SEEDS))
@@ -100,12 +100,15 @@ def test_probabilities_are_those_of_the_logits_under_the_masks_and_sum_to_1(judg
             logits, values, memory = policy.network(*inputs, begins, *(state[key] for key in policy.state_keys))
         state.update(dict(zip(policy.state_keys, memory, strict=True)))
         for i, recording in enumerate(recordings):
-            op = recording.action[epoch, HEAD_INDEX["op"]]
+            slot, op = recording.action[epoch, [HEAD_INDEX["slot"], HEAD_INDEX["op"]]]
             for head, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
                 legal = observation["action_mask"][i, start:end] == 1
                 if ACTION_HEADS[head].name == "slot":
                     legal = observation["slot_by_op"][i].reshape(len(Op), 3)[op] == 1
-                weights = np.exp(logits[i, start:end].double().numpy()) * legal
+                raw = logits[i, start:end].double().numpy()
+                if ACTION_HEADS[head].name == "blueprint":
+                    raw = raw + logits[i, ends[-1] :].reshape(3, -1)[slot].numpy()
+                weights = np.exp(raw) * legal
                 told = recording.probabilities[epoch, head, : end - start]
                 np.testing.assert_array_equal(np.isnan(told), ~legal)
                 np.testing.assert_allclose(told[legal], (weights / weights.sum())[legal], rtol=1e-4)

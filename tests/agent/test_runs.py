@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -63,6 +64,24 @@ def test_a_policy_is_loaded_as_it_was_saved(tmp_path):
     (trained / "config.json").write_text(json.dumps(settings))
     with pytest.raises(checkpoint.CheckpointError, match=r"another policy \(size mismatch for .*blueprint"):
         load_policy(trained, "last")
+
+
+def test_a_run_older_than_an_option_is_loaded_and_goes_on_as_it_was(tmp_path):
+    old = tiny(tmp_path, policy_options={**tiny(tmp_path).policy_options, "blueprint_by_slot": False})
+    train(old, show=quiet)
+    path = tmp_path / "config.json"
+    settings = json.loads(path.read_text())
+    del settings["policy_options"]["blueprint_by_slot"], settings["resolved"]["policy_options"]["blueprint_by_slot"]
+    path.write_text(json.dumps(settings))
+    assert not load_policy(tmp_path, "last")[1].policy_options["blueprint_by_slot"]
+    path = tmp_path / "checkpoints" / checkpoint.LAST
+    saved = checkpoint.read(path)
+    del saved["resolved"]["policy_options"]["blueprint_by_slot"]
+    checkpoint.write(path, saved)
+    train(replace(old, steps=old.steps + UPDATE), resume=True, show=quiet)
+    assert last(tmp_path)["counters"]["steps"] == old.steps + UPDATE
+    with pytest.raises(ConfigError, match="blueprint_by_slot=False and cannot go on with True"):
+        train(replace(old, policy_options={**old.policy_options, "blueprint_by_slot": True}), resume=True, show=quiet)
 
 
 def test_without_an_evaluation_the_last_policy_is_the_best(tmp_path):

@@ -30,8 +30,8 @@ class PolicyConfig(Options):
     """Hidden units of each action head and of the critic."""
     blueprint_layers: int = 3
     """Linear layers of the blueprint head; from three on, the first of them is `width` wide."""
-    blueprint_by_slot: bool = True
-    """Choose the blueprint for the slot it goes to; without it, one that suits whichever slot is drawn."""
+    blueprint_by_slot: bool = False
+    """Draw the blueprint for the slot it goes to, rather than beside it. Fewer trainings begin to grow with it."""
     memory: str = "lstm"
     """`lstm`, or `none`: a linear layer that sees the present observation only."""
     critic: str = "op"

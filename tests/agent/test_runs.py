@@ -60,7 +60,7 @@ def test_a_policy_is_loaded_as_it_was_saved(tmp_path):
     with pytest.raises(ConfigError, match="Did you mean 'last'"):
         load_policy(trained, "lasst")
     settings = json.loads((trained / "config.json").read_text())
-    settings["policy_options"]["blueprint_by_slot"] = False
+    settings["policy_options"]["blueprint_by_slot"] = True
     (trained / "config.json").write_text(json.dumps(settings))
     with pytest.raises(checkpoint.CheckpointError, match=r"another policy \(size mismatch for .*blueprint"):
         load_policy(trained, "last")

@@ -80,7 +80,7 @@ def put_weights(policy: Module, weights: Mapping[str, Any]) -> None:
         reason = " ".join(str(error).partition("\n")[2].partition("\n")[0].split()).rstrip(".") or str(error)
         raise CheckpointError(
             f"The weights in the checkpoint are those of another policy ({reason}): give the policy options that "
-            "it was trained with."
+            "it was trained with, policy_options in the run's config.json."
         ) from error
 
 

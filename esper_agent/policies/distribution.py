@@ -1,4 +1,4 @@
-"""The distribution over actions: op, slot given the op, blueprint given the slot; the other heads in parallel."""
+"""The distribution over actions: op, slot given the op, the others in parallel, the blueprint by slot if asked."""
 
 from __future__ import annotations
 

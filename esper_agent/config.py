@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from esper_env.actions import HEAD_NAMES
+from esper_env.actions import HEAD_NAMES, Op
 from esper_env.config import ConfigError, Options, check_flag, check_number, unknown_name
 
 
@@ -14,10 +14,21 @@ def _check_choice(name: str, value: object, allowed: Collection[str]) -> None:
         raise ConfigError(unknown_name(name, value, allowed))
 
 
+def _check_ops(name: str, values: Mapping[str, float]) -> None:
+    for op, value in values.items():
+        _check_choice(f"op in {name}", op, Op.__members__)
+        check_number(f"{name}[{op!r}]", value, -100, 100)
+
+
 def _check_heads(name: str, values: Mapping[str, float]) -> None:
     for head, value in values.items():
         _check_choice(f"head in {name}", head, HEAD_NAMES)
         check_number(f"{name}[{head!r}]", value, 0)
+
+
+OP_BIAS = {"PRUNE": -3.0}
+"""A beginner that prunes as readily as it plants hardly ever makes a seed permanent, and learns not to plant before it could
+have learned what seeds are worth."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +41,10 @@ class PolicyConfig(Options):
     """Hidden units of each action head and of the critic."""
     blueprint_layers: int = 3
     """Linear layers of the blueprint head; from three on, the first of them is `width` wide."""
-    blueprint_by_slot: bool = False
-    """Draw the blueprint for the slot it goes to, rather than beside it. Fewer trainings begin to grow with it."""
+    blueprint_by_slot: bool = True
+    """Draw the blueprint for the slot it goes to, rather than beside it."""
+    op_bias: Mapping[str, float] = field(default_factory=lambda: dict(OP_BIAS))
+    """Added to the logits of these ops in the beginning; an op left out starts even with the others."""
     memory: str = "lstm"
     """`lstm`, or `none`: a linear layer that sees the present observation only."""
     critic: str = "op"
@@ -55,6 +68,7 @@ class PolicyConfig(Options):
         _check_choice("critic", self.critic, ("op", "state"))
         for name in ("blueprint_by_slot", "normalize_observations", "autocast", "python_lstm", "compile"):
             check_flag(name, getattr(self, name))
+        _check_ops("op_bias", self.op_bias)
         _check_heads("uniform_mixing", self.uniform_mixing)
 
 
@@ -104,7 +118,7 @@ class PPOConfig(Options):
     """Passes over each rollout."""
     minibatches: int = 8
     """Parts that a rollout is cut into, each of whole environments."""
-    target_kl: float | None = 0.03
+    target_kl: float | None = 0.1
     """The update stops when the policy's KL from what it was at the update's beginning, per step and summed over heads,
     exceeds 1.5 times this; None never stops."""
     learning_rate: float = 5e-4

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.suite import ablations, protocol
+from benchmarks.suite import ablations
 from benchmarks.suite.greedy import GROUP, play_greedily
 from benchmarks.suite.playing import Played, play, tuned_returns
 from benchmarks.suite.recordings import read_actions
@@ -120,10 +120,10 @@ def _keep_what_goes_on(run: Run) -> None:
 def training_config(run: Run, threads: int) -> TrainConfig:
     """The training of a run: the protocol's agent with the contestant's options."""
     options: dict[str, Any] = dict(run.settings)
-    ppo = {**protocol.PPO, **options.pop("ppo", {})}
+    ppo = dict(options.pop("ppo", {}))
     if options.pop("even_entropy", False):
         ppo["entropy_weights"] = dict.fromkeys(PPOConfig().entropy_weights, 1.0)
-    policy, policy_options = options.pop("policy", "lstm"), {**protocol.POLICY, **options.pop("policy_options", {})}
+    policy = options.pop("policy", "lstm")
     if policy in ablations.POLICIES:
         policy = f"{ablations.__name__}:{policy}"
     env = {name: value for name, value in run.env.items() if name != "task"} | dict(options.pop("env", {}))
@@ -133,7 +133,6 @@ def training_config(run: Run, threads: int) -> TrainConfig:
         "task": run.task,
         "env": env,
         "policy": policy,
-        "policy_options": policy_options,
         "ppo": PPOConfig.from_mapping("ppo", ppo),
         "steps": run.steps,
         "num_envs": run.num_envs,

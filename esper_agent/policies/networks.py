@@ -161,7 +161,7 @@ def _perceptron(sizes: list[int]) -> nn.Sequential:
 
 @torch.no_grad()
 def initialise(network: PolicyNetwork, generator: torch.Generator) -> None:
-    """Orthogonal weights; nearly uniform action heads, so that exploration starts unbiased."""
+    """Orthogonal weights; action heads nearly uniform, but for the ops of `op_bias`."""
     last_layers = {_linears(head)[-1]: 0.01 for head in network.heads.values()}
     last_layers[_linears(network.critic)[-1]] = 1.0
     for module in network.modules():
@@ -172,6 +172,8 @@ def initialise(network: PolicyNetwork, generator: torch.Generator) -> None:
             nn.init.normal_(module.weight, std=0.02, generator=generator)
         elif isinstance(module, nn.RNNBase):
             _initialise_lstm(module, generator)
+    for op, bias in network.config.op_bias.items():
+        _linears(network.heads["op"])[-1].bias[Op[op]] = bias
 
 
 def _linears(module: nn.Module) -> list[nn.Linear]:

@@ -114,7 +114,9 @@ def test_weights_are_initialised_as_designed():
         torch.testing.assert_close(last @ last.T, 1e-4 * torch.eye(len(last)), atol=1e-7, rtol=0)
         for weight in (*inner, network.critic.first.weight):
             torch.testing.assert_close(weight @ weight.T, 2 * torch.eye(len(weight)), atol=1e-4, rtol=0)
-    assert not any(module.bias.any() for module in network.modules() if isinstance(module, torch.nn.Linear))
+    biased = [name for name, value in network.named_parameters() if value.any() and name.endswith(".bias")]
+    assert [name for name in biased if "norm" not in name and "encoder.1" not in name] == ["heads.op.2.bias"]
+    assert network.heads["op"][2].bias.tolist() == [0, 0, 0, -3, 0, 0]
     assert network.critic.last.weight.norm().item() == pytest.approx(1, abs=1e-5)
     lstm = network.memory.lstm
     for gate in (*lstm.weight_ih_l0.chunk(4), *lstm.weight_hh_l0.chunk(4)):
@@ -122,6 +124,18 @@ def test_weights_are_initialised_as_designed():
     biases = (lstm.bias_ih_l0 + lstm.bias_hh_l0).chunk(4)
     assert [b.mean().item() for b in biases] == [0, 1, 0, 0]
     assert network.embedding.weight.std().item() == pytest.approx(0.02, rel=0.5)
+
+
+@pytest.mark.parametrize("bias", [{}, {"WAIT": 1.0, "PRUNE": -2.0}])
+def test_a_beginner_draws_ops_as_its_bias_says(bias):
+    policy = create_policy("mlp", EnvSpec(), seed=0, op_bias=bias)
+    obs = observations(64).update({"is_init": torch.ones(64, 1, dtype=torch.bool)})
+    legal = obs["action_mask"][:, -len(Op) :].bool()
+    expected = legal * torch.tensor([np.exp(bias.get(op.name, 0.0)) for op in Op])
+    expected /= expected.sum(-1, keepdim=True)
+    drawn = policy.judge(obs).distribution.op_log_probs.exp()
+    assert (legal.sum(-1) > 2).any()
+    torch.testing.assert_close(drawn, expected.float(), atol=0.02, rtol=0)
 
 
 def test_an_empty_slot_has_an_embedding_of_its_own():
@@ -302,6 +316,10 @@ def test_misspelt_policies_and_options_get_a_hint():
         create_policy("lstm", EnvSpec(), widht=64)
     with pytest.raises(ConfigError, match="below 1/6"):
         create_policy("lstm", EnvSpec(), uniform_mixing={"op": 0.2})
+    with pytest.raises(ConfigError, match="op in op_bias 'PRUN'. Did you mean 'PRUNE'"):
+        create_policy("lstm", EnvSpec(), op_bias={"PRUN": -1.0})
+    with pytest.raises(ConfigError, match="op_bias\\['PRUNE'\\] must be a finite number"):
+        create_policy("lstm", EnvSpec(), op_bias={"PRUNE": -np.inf})
     with pytest.raises(ConfigError, match="Did you mean 'tempo'"):
         create_policy("lstm", EnvSpec(), uniform_mixing={"temp": 0.01})
 

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.suite.ablations import FEEDBACK
 from benchmarks.suite.contestants import training_config
-from benchmarks.suite.protocol import ABLATIONS, POLICY, PPO, PROTOCOL
+from benchmarks.suite.protocol import ABLATIONS, PROTOCOL
 from benchmarks.suite.runner import Runner
 from esper_agent.config import PPOConfig
 from esper_agent.policies.registry import create_policy
@@ -18,26 +18,18 @@ SPEC = EnvSpec()
 
 
 def config_of(name, folder):
-    """The training that the protocol's contestant stands for, beside that of the protocol's agent."""
+    """The training that the protocol's contestant stands for, beside that of the default agent."""
     runner = Runner(runs=folder)
     entry = next(entry for entry in PROTOCOL.entries if entry.agent == name)
     run = runner.run(entry, entry.seeds[0])
     config = training_config(run, 1)
-    ppo = PPOConfig(**PPO)
     return config, TrainConfig(
-        run=config.run,
-        task=entry.task,
-        policy_options=POLICY,
-        ppo=ppo,
-        steps=entry.steps,
-        threads=1,
-        evaluation_episodes=0,
-        keep=1,
+        run=config.run, task=entry.task, steps=entry.steps, threads=1, evaluation_episodes=0, keep=1
     )
 
 
 def differences(config, default):
-    """What differs from the protocol's agent, the parts of `ppo` by name."""
+    """What differs from the default agent, the parts of `ppo` by name."""
     found = {}
     for name in TrainConfig.__dataclass_fields__:
         ours, theirs = getattr(config, name), getattr(default, name)
@@ -54,14 +46,16 @@ def differences(config, default):
     ("name", "expected"),
     [
         ("lstm", {}),
-        ("lstm-40k", {}),
+        ("lstm-80k", {}),
         ("lstm-q-op", {"baseline": "q_op"}),
         ("lstm-state", {"baseline": "state"}),
         ("lstm-relevant", {"head_average": "relevant"}),
         ("lstm-even-entropy", {"entropy_weights": dict.fromkeys(PPOConfig().entropy_weights, 1.0)}),
         ("lstm-no-feedback", {"policy": "benchmarks.suite.ablations:no-feedback"}),
         ("lstm-no-blueprints", {"policy": "benchmarks.suite.ablations:no-blueprints"}),
-        ("lstm-128", {"policy_options": {**POLICY, "width": 128}}),
+        ("lstm-parallel", {"policy_options": {"blueprint_by_slot": False}}),
+        ("lstm-even-start", {"policy_options": {"op_bias": {}}}),
+        ("lstm-128", {"policy_options": {"width": 128}}),
         ("lstm-hindsight", {"env": {"reward": {"hindsight": 0.1}}}),
         ("mlp", {"policy": "mlp"}),
         ("lstm-v1", {"policy": "lstm-v1", "baseline": "state"}),

@@ -63,7 +63,7 @@ def results(tmp_path):
 TABLES = Protocol(
     tuple(
         Contestant(n, "baseline", "")
-        for n in ("wait", "random", "lstm", "lstm-40k", "lstm-128", "lstm-no-feedback", "big")
+        for n in ("wait", "random", "lstm", "lstm-80k", "lstm-128", "lstm-no-feedback", "big")
     ),
     (Entry("wait", "digits"), Entry("lstm", "digits", (0, 1, 2), 200_000), Entry("lstm-128", "digits", (0,), 100_000)),
     (

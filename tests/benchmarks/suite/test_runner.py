@@ -146,13 +146,13 @@ def test_after_an_interruption_no_other_run_begins(tmp_path, monkeypatch):
 
 
 def test_a_longer_run_that_continues_a_shorter_one_is_the_same_run(whole, tmp_path):
-    work(tmp_path, "lstm-40k")
-    shorter = (tmp_path / "runs/digits/lstm-40k/seed0/training/checkpoints/last.pt").read_bytes()
+    work(tmp_path, "lstm-short")
+    shorter = (tmp_path / "runs/digits/lstm-short/seed0/training/checkpoints/last.pt").read_bytes()
     seen = []
     assert runner(tmp_path).work(["lstm"], seeds=[0], show=seen.append)
     assert len([line for line in seen if "steps" in line]) == 1  # the third update alone
     assert same_results(tmp_path / "results", whole / "results", "lstm")
-    assert (tmp_path / "runs/digits/lstm-40k/seed0/training/checkpoints/last.pt").read_bytes() == shorter
+    assert (tmp_path / "runs/digits/lstm-short/seed0/training/checkpoints/last.pt").read_bytes() == shorter
 
 
 def test_runs_of_other_training_seeds_are_added_and_the_same_one_is_replaced(whole, tmp_path):

@@ -80,10 +80,10 @@ ENTROPY_WEIGHTS = {
     "alpha_target": 1.2,
     "alpha_speed": 1.3,
     "alpha_curve": 1.3,
-    "op": 2.0,
+    "op": 1.0,
 }
 """Per head, how much its entropy is worth. Blueprints are often nearly as good as each other, and one would soon be all
-that is planted; and who always takes an op as soon as it is legal never learns to delay it."""
+that is planted."""
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def _network_policy(preset: PolicyConfig) -> PolicyFactory:
 
 PRESETS = {
     "lstm": PolicyConfig(),
-    "lstm-v1": PolicyConfig(width=128, head_width=64, blueprint_layers=2, critic="state"),
+    "lstm-v1": PolicyConfig(width=128, head_width=64, blueprint_layers=2, blueprint_by_slot=False, critic="state"),
     "mlp": PolicyConfig(memory="none"),
 }
 """The policies that learn: one network in three sizes."""

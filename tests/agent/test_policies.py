@@ -58,21 +58,20 @@ class Spaces(gym.Env):
         )
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("lstm", 927_458), ("lstm-v1", 225_698), ("mlp", 466_914)])
+@pytest.mark.parametrize(("name", "parameters"), [("lstm", 932_489), ("lstm-v1", 225_698), ("mlp", 471_945)])
 def test_parameter_counts_at_three_slots(name, parameters):
     assert size(create_policy(name, EnvSpec())) == parameters
 
 
-def test_the_parameters_of_lstm_lie_where_the_design_puts_them():
+def test_the_parameters_of_lstm_lie_where_the_design_puts_them_besides_what_slots_add_to_the_blueprints():
+    assert size(create_policy("lstm", EnvSpec(), blueprint_by_slot=False)) == 927_458
     network = create_policy("lstm", EnvSpec()).network
     assert size(network.embedding) == 56
     assert sum(p.numel() for p in network.encoder[0].parameters()) == 32_000
     assert size(network.encoder[1]) + size(network.memory.norm) == 1_024
     assert size(network.memory.lstm) == 526_336
     assert sum(size(head) for name, head in network.heads.items() if name != "blueprint") == 233_884
-    assert size(network.heads["blueprint"]) == 100_365
-    by_slot = create_policy("lstm", EnvSpec(), blueprint_by_slot=True)
-    assert size(by_slot) == 927_458 + 3 * 13 * (128 + 1)
+    assert size(network.heads["blueprint"]) == 100_365 + 3 * 13 * (128 + 1)
     assert size(network.critic) == 33_793
 
 

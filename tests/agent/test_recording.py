@@ -22,7 +22,7 @@ UNIT = 2.5
 @pytest.fixture(scope="module")
 def judged():
     """Rows and recordings of an untrained policy that draws, so that much happens."""
-    policy = create_policy("lstm", SeedVectorEnv(**OPTIONS), seed=3, width=16, head_width=8, blueprint_by_slot=True)
+    policy = create_policy("lstm", SeedVectorEnv(**OPTIONS), seed=3, width=16, head_width=8)
     recorder = Recorder(UNIT)
     rows = evaluate(policy, OPTIONS, SEEDS, agent="lstm", observer=recorder)
     return policy, rows, recorder.recordings

@@ -60,23 +60,26 @@ def test_a_policy_is_loaded_as_it_was_saved(tmp_path):
     with pytest.raises(ConfigError, match="Did you mean 'last'"):
         load_policy(trained, "lasst")
     settings = json.loads((trained / "config.json").read_text())
-    settings["policy_options"]["blueprint_by_slot"] = True
+    settings["policy_options"]["blueprint_by_slot"] = False
     (trained / "config.json").write_text(json.dumps(settings))
     with pytest.raises(checkpoint.CheckpointError, match=r"another policy \(size mismatch for .*blueprint"):
         load_policy(trained, "last")
 
 
 def test_a_run_older_than_an_option_is_loaded_and_goes_on_as_it_was(tmp_path):
-    old = tiny(tmp_path, policy_options={**tiny(tmp_path).policy_options, "blueprint_by_slot": False})
+    then = {"blueprint_by_slot": False, "op_bias": {}}
+    old = tiny(tmp_path, policy_options={**tiny(tmp_path).policy_options, **then})
     train(old, show=quiet)
     path = tmp_path / "config.json"
     settings = json.loads(path.read_text())
-    del settings["policy_options"]["blueprint_by_slot"], settings["resolved"]["policy_options"]["blueprint_by_slot"]
+    for option in then:
+        del settings["policy_options"][option], settings["resolved"]["policy_options"][option]
     path.write_text(json.dumps(settings))
-    assert not load_policy(tmp_path, "last")[1].policy_options["blueprint_by_slot"]
+    assert then.items() <= load_policy(tmp_path, "last")[1].policy_options.items()
     path = tmp_path / "checkpoints" / checkpoint.LAST
     saved = checkpoint.read(path)
-    del saved["resolved"]["policy_options"]["blueprint_by_slot"]
+    for option in then:
+        del saved["resolved"]["policy_options"][option]
     checkpoint.write(path, saved)
     train(replace(old, steps=old.steps + UPDATE), resume=True, show=quiet)
     assert last(tmp_path)["counters"]["steps"] == old.steps + UPDATE

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import collections.abc
 import json
+import re
 from collections.abc import Mapping
-from typing import Any, get_origin
+from types import NoneType
+from typing import Any, get_args, get_origin
 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
@@ -15,15 +17,17 @@ def registry() -> ConstructorRegistry:
     known = ConstructorRegistry()
 
     @known.primitive_rule
-    def number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[float] | None:
-        kind = info.type
-        if kind is not int and kind is not float:
+    def number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[float | None] | None:
+        kinds = set(get_args(info.type) or [info.type])
+        optional = NoneType in kinds
+        if kinds - {NoneType} not in ({int}, {float}):
             return None
+        (kind,) = kinds - {NoneType}
         return PrimitiveConstructorSpec(
             nargs=1,
-            metavar=kind.__name__.upper(),
-            instance_from_str=lambda strings: _number(kind, strings[0]),
-            is_instance=lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+            metavar=("{None}|" if optional else "") + kind.__name__.upper(),
+            instance_from_str=lambda strings: _number(kind, strings[0], optional),
+            is_instance=lambda value: isinstance(value, tuple(kinds | {int})) and not isinstance(value, bool),
             str_from_instance=lambda value: [str(value)],
         )
 
@@ -42,11 +46,24 @@ def registry() -> ConstructorRegistry:
     return known
 
 
-def _number(kind: type[float], text: str) -> float:
+def sentence(box: str) -> str:
+    """The first part of what tyro says in a box, drawn in one of two ways, without its title."""
+    plain = re.sub(r"\x1b\[[0-9;]*m|[│╭╰╮╯]", "", box)
+    _, _, inside = plain.partition("\n")
+    parts = re.split(r"^ *[─-]{3,} *$", inside, flags=re.MULTILINE)
+    first = next((part for part in parts if part.strip()), box)
+    text = " ".join(first.split()).removeprefix("Error parsing ")
+    return text if text.endswith((".", ")")) else f"{text}."
+
+
+def _number(kind: type[float], text: str, optional: bool) -> float | None:
+    if optional and text == "None":
+        return None
     try:
         return kind(text)
     except ValueError:
-        raise ValueError(f"expected a {'whole ' if kind is int else ''}number, got {text}") from None
+        what = f"a {'whole ' if kind is int else ''}number{' or None' if optional else ''}"
+        raise ValueError(f"expected {what}, got {text}") from None
 
 
 def _from_json(text: str) -> Mapping[str, Any]:

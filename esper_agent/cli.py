@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import inspect
+import io
 import os
 import sys
 import traceback
@@ -16,7 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_origin, get_type_hints
 
 import tyro
 
-from esper_agent.arguments import registry
+from esper_agent.arguments import registry, sentence
 from esper_agent.commands import COMMANDS, Train
 from esper_agent.exits import FAILURE, INTERRUPTED
 from esper_agent.failures import cause, exit_code
@@ -107,28 +109,39 @@ def _parse(args: Sequence[str]) -> Callable[[], int]:
     ]
     commands: Any = Union[tuple(kinds)]  # noqa: UP007
     command: Callable[[], int]
-    command, unknown = tyro.cli(
-        commands,
-        prog="esper",
-        description=ABOUT,
-        args=args,
-        config=(tyro.conf.FlagCreatePairsOff,),
-        registry=registry(),
-        return_unknown_args=True,
-    )
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            command, unknown = tyro.cli(
+                commands,
+                prog="esper",
+                description=ABOUT,
+                args=args,
+                config=(tyro.conf.FlagCreatePairsOff,),
+                registry=registry(),
+                return_unknown_args=True,
+            )
+    except SystemExit as end:
+        if end.code:
+            raise ConfigError(f"{sentence(said.getvalue())} {_where_to_look(args)}") from None
+        raise
     if unknown:
-        raise ConfigError(_unknown_flag(unknown[0], command, args))
+        raise ConfigError(f"{_unknown_flag(unknown[0], command)} {_where_to_look(args)}")
     return command
 
 
-def _unknown_flag(word: str, command: Any, args: Sequence[str]) -> str:
+def _where_to_look(args: Sequence[str]) -> str:
+    names = [arg for arg in args[: 2 if args[:1] == ["bench"] else 1] if not arg.startswith("-")]
+    return f"To see what there is: {' '.join(('esper', *names, '--help'))}"
+
+
+def _unknown_flag(word: str, command: Any) -> str:
     """The sentence for a word that a command has no use for, with the nearest flag that it has."""
     flag = word.partition("=")[0]
     near = difflib.get_close_matches(flag.replace("_", "-"), _flags(command), n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     said = f"Unknown flag {flag}." if flag.startswith("-") else f"Nothing is expected where {word!r} stands."
-    names = [arg for arg in args[: 2 if args[:1] == ["bench"] else 1] if not arg.startswith("-")]
-    return f"{said}{hint} To see what there is: {' '.join(('esper', *names, '--help'))}"
+    return f"{said}{hint}"
 
 
 def _flags(options: Any, prefix: str = "") -> Iterator[str]:
@@ -167,9 +180,12 @@ def _check_command(kind: str, args: Sequence[str], known: Iterable[str]) -> None
 
 def _settings(args: Sequence[str]) -> TrainConfig:
     """Where the flags of `train` start from: the defaults, or what a run that is continued began with."""
-    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     peek.add_argument("--resume", action="store_true")
-    peek.add_argument("--run", default=TrainConfig.run)
-    known, _ = peek.parse_known_args(args[1:])
+    peek.add_argument("--run", nargs="?", default=TrainConfig.run, const=TrainConfig.run)
+    try:
+        known, _ = peek.parse_known_args(args[1:])
+    except argparse.ArgumentError:  # of which tyro will tell
+        return TrainConfig()
     resuming = args[:1] == ["train"] and known.resume and not {"-h", "--help"} & set(args)
     return load_config(Path(known.run)) if resuming else TrainConfig()

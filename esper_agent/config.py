@@ -27,8 +27,8 @@ def _check_heads(name: str, values: Mapping[str, float]) -> None:
 
 
 OP_BIAS = {"PRUNE": -3.0}
-"""A beginner that prunes as readily as it plants hardly ever makes a seed permanent, and learns not to plant before it could
-have learned what seeds are worth."""
+"""A beginner that prunes as readily as it plants hardly ever makes a seed permanent, and learns not to plant before it
+could have learned what seeds are worth."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 import tyro
 
 from esper_agent.exits import INTERRUPTED
+from esper_env.config import ConfigError
 
 HERE = Path(__file__).parents[1]
 
@@ -45,6 +46,8 @@ class Run:
         """Work."""
         from benchmarks.suite.runner import Runner
 
+        if not self.agent:
+            raise ConfigError("Nothing to run: give --agent NAME ...; esper bench status lists the names.")
         runner = Runner(runs=self.runs, results=self.results, budget=self.budget)
         finished = runner.work(self.agent, self.task, self.seeds, threads=self.threads, minutes=self.minutes, show=_say)
         print("Finished." if finished else "Not finished: run the same command again to go on.")

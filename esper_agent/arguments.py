@@ -6,10 +6,13 @@ import collections.abc
 import json
 import re
 from collections.abc import Mapping
-from types import NoneType
-from typing import Any, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+WIDEST = 40
+"""Characters of a wrong value that are shown."""
 
 
 def registry() -> ConstructorRegistry:
@@ -18,7 +21,7 @@ def registry() -> ConstructorRegistry:
 
     @known.primitive_rule
     def number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[float | None] | None:
-        kinds = set(get_args(info.type) or [info.type])
+        kinds = set(get_args(info.type)) if get_origin(info.type) in (Union, UnionType) else {info.type}
         optional = NoneType in kinds
         if kinds - {NoneType} not in ({int}, {float}):
             return None
@@ -48,12 +51,17 @@ def registry() -> ConstructorRegistry:
 
 def sentence(box: str) -> str:
     """The first part of what tyro says in a box, drawn in one of two ways, without its title."""
-    plain = re.sub(r"\x1b\[[0-9;]*m|[│╭╰╮╯]", "", box)
+    plain = re.sub(r"\x1b\[[0-9;]*m|^[│╭╰]|[│╮╯] *$", "", box, flags=re.MULTILINE)
     _, _, inside = plain.partition("\n")
     parts = re.split(r"^ *[─-]{3,} *$", inside, flags=re.MULTILINE)
-    first = next((part for part in parts if part.strip()), box)
-    text = " ".join(first.split()).removeprefix("Error parsing ")
+    first = " ".join(next((part for part in parts if part.strip()), box).split())
+    text = re.sub(r"^(Error parsing )?(__tyro-dummy-inner__[^:]*: )?", "", first) or "This is no command of esper."
     return text if text.endswith((".", ")")) else f"{text}."
+
+
+def _shown(text: str) -> str:
+    """What somebody wrote, in quotes, and not much of it."""
+    return repr(text if len(text) <= WIDEST else f"{text[:WIDEST]}…")
 
 
 def _number(kind: type[float], text: str, optional: bool) -> float | None:
@@ -63,7 +71,7 @@ def _number(kind: type[float], text: str, optional: bool) -> float | None:
         return kind(text)
     except ValueError:
         what = f"a {'whole ' if kind is int else ''}number{' or None' if optional else ''}"
-        raise ValueError(f"expected {what}, got {text}") from None
+        raise ValueError(f"expected {what}, got {_shown(text)}") from None
 
 
 def _from_json(text: str) -> Mapping[str, Any]:
@@ -72,5 +80,7 @@ def _from_json(text: str) -> Mapping[str, Any]:
     except json.JSONDecodeError:
         value = None
     if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object such as '{{\"max_epochs\": 20}}', with these quotes, got {text}")
+        raise ValueError(
+            f"expected a JSON object such as '{{\"max_epochs\": 20}}', with its quotes, got {_shown(text)}"
+        )
     return value

@@ -182,10 +182,10 @@ def _settings(args: Sequence[str]) -> TrainConfig:
     """Where the flags of `train` start from: the defaults, or what a run that is continued began with."""
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     peek.add_argument("--resume", action="store_true")
-    peek.add_argument("--run", nargs="?", default=TrainConfig.run, const=TrainConfig.run)
+    peek.add_argument("--run", nargs="?", default=TrainConfig.run, const=None)
     try:
         known, _ = peek.parse_known_args(args[1:])
     except argparse.ArgumentError:  # of which tyro will tell
         return TrainConfig()
-    resuming = args[:1] == ["train"] and known.resume and not {"-h", "--help"} & set(args)
+    resuming = args[:1] == ["train"] and known.resume and known.run and not {"-h", "--help"} & set(args)
     return load_config(Path(known.run)) if resuming else TrainConfig()

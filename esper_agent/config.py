@@ -14,13 +14,20 @@ def _check_choice(name: str, value: object, allowed: Collection[str]) -> None:
         raise ConfigError(unknown_name(name, value, allowed))
 
 
+def _check_mapping(name: str, values: object) -> None:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{name} must be a mapping from names to numbers, {{}} for none; got {values!r}.")
+
+
 def _check_ops(name: str, values: Mapping[str, float]) -> None:
+    _check_mapping(name, values)
     for op, value in values.items():
         _check_choice(f"op in {name}", op, Op.__members__)
         check_number(f"{name}[{op!r}]", value, -100, 100)
 
 
 def _check_heads(name: str, values: Mapping[str, float]) -> None:
+    _check_mapping(name, values)
     for head, value in values.items():
         _check_choice(f"head in {name}", head, HEAD_NAMES)
         check_number(f"{name}[{head!r}]", value, 0)

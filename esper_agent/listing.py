@@ -10,7 +10,7 @@ from esper_env.registration import IDS
 
 LEARNING = {
     "lstm": "learns; a memory, a head per part of the action, a critic of state and op",
-    "lstm-v1": "learns; half as wide, a critic of the state alone: what `lstm` is compared with",
+    "lstm-v1": "learns; half as wide, judges states alone, blueprints beside the slot: what `lstm` is compared with",
     "mlp": "learns; `lstm` without memory",
 }
 

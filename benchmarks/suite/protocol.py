@@ -195,7 +195,7 @@ CONTESTANTS = (
     Contestant(
         "lstm-v1",
         "esper",
-        "our PPO, half as wide, a critic of states",
+        "our PPO, half as wide, a critic of states, blueprints beside the slot",
         {"policy": "lstm-v1", "ppo": {"baseline": "state"}},
     ),
     Contestant(REFERENCE, "esper", "our PPO with memory: the default agent"),

@@ -1,4 +1,4 @@
-"""The distribution over actions: op, slot given the op, the others in parallel, the blueprint by slot if asked."""
+"""The distribution over actions: op, slot given the op, the others in parallel, the blueprint by slot or beside it."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ PRESETS = {
     "lstm-v1": PolicyConfig(width=128, head_width=64, blueprint_layers=2, blueprint_by_slot=False, critic="state"),
     "mlp": PolicyConfig(memory="none"),
 }
-"""The policies that learn: one network in three sizes."""
+"""The policies that learn: one network in three shapes."""
 
 for _name, _preset in PRESETS.items():
     register_policy(_name, _network_policy(_preset))

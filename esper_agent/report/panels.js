@@ -113,7 +113,7 @@ function heads(replay, t) {
   const idle = data.heads.filter((head, number) => number !== data.op && !matters[number]);
   const name = data.heads[data.op].choices[op];
   const held = `Of no consequence for ${name}, and held at their canonical values: ${idle.map((head) => head.name).join(", ")}.`;
-  const given = `Probabilities given ${name}; of a blueprint also given the slot.`;
+  const given = `Probabilities given ${name}, and given the slot where a head depends on it.`;
   return together(
     ...(shown.length ? [element("p", { class: "idle" }, given)] : []),
     element("div", { class: "heads" }, ...shown),

@@ -317,6 +317,8 @@ def test_misspelt_policies_and_options_get_a_hint():
         create_policy("lstm", EnvSpec(), uniform_mixing={"op": 0.2})
     with pytest.raises(ConfigError, match="op in op_bias 'PRUN'"):
         create_policy("lstm", EnvSpec(), op_bias={"PRUN": -1.0})
+    with pytest.raises(ConfigError, match="op_bias must be a mapping from names to numbers"):
+        create_policy("lstm", EnvSpec(), op_bias=None)
     with pytest.raises(ConfigError, match=r"op_bias\['PRUNE'\] must be a finite number"):
         create_policy("lstm", EnvSpec(), op_bias={"PRUNE": -np.inf})
     with pytest.raises(ConfigError, match="Did you mean 'tempo'"):

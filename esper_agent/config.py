@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 
-from esper_env.actions import HEAD_NAMES, Op
+from esper_env.actions import HEAD_NAMES, action_heads
 from esper_env.config import ConfigError, Options, check_flag, check_number, unknown_name
 
 
@@ -16,14 +17,18 @@ def _check_choice(name: str, value: object, allowed: Collection[str]) -> None:
 
 def _check_mapping(name: str, values: object) -> None:
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{name} must be a mapping from names to numbers, {{}} for none; got {values!r}.")
+        raise ConfigError(f"{name} must be a mapping from names, {{}} for none; got {values!r}.")
 
 
-def _check_ops(name: str, values: Mapping[str, float]) -> None:
+def _check_choices(name: str, values: Mapping[str, Mapping[str, float]]) -> None:
     _check_mapping(name, values)
-    for op, value in values.items():
-        _check_choice(f"op in {name}", op, Op.__members__)
-        check_number(f"{name}[{op!r}]", value, -100, 100)
+    choices = {head.name: head.choices for head in action_heads() if head.name != "slot"}
+    for head, logits in values.items():
+        _check_choice(f"head in {name}", head, choices)
+        _check_mapping(f"{name}[{head!r}]", logits)
+        for choice, value in logits.items():
+            _check_choice(f"choice in {name}[{head!r}]", choice, choices[head])
+            check_number(f"{name}[{head!r}][{choice!r}]", value, -100, 100)
 
 
 def _check_heads(name: str, values: Mapping[str, float]) -> None:
@@ -33,9 +38,13 @@ def _check_heads(name: str, values: Mapping[str, float]) -> None:
         check_number(f"{name}[{head!r}]", value, 0)
 
 
-OP_BIAS = {"PRUNE": -3.0}
-"""A beginner that prunes as readily as it plants hardly ever makes a seed permanent, and learns not to plant before it
-could have learned what seeds are worth."""
+FIRST_BIAS: Mapping[str, Mapping[str, float]] = {
+    "op": {"WAIT": -1.0, "SET_ALPHA_TARGET": -4.0, "PRUNE": -4.0},
+    "alpha_target": {"HALF": -3.0, "SEVENTY": -3.0},
+}
+"""A beginner to whom all choices are alike hardly ever makes a seed permanent: it prunes as readily as it plants, and
+blends most seeds to an alpha at which they can't become permanent. It would learn not to plant before it could have
+learned what seeds are worth."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +59,8 @@ class PolicyConfig(Options):
     """Linear layers of the blueprint head; from three on, the first of them is `width` wide."""
     blueprint_by_slot: bool = True
     """Draw the blueprint for the slot it goes to, rather than beside it."""
-    op_bias: Mapping[str, float] = field(default_factory=lambda: dict(OP_BIAS))
-    """Added to the logits of these ops in the beginning; an op left out starts even with the others."""
+    first_bias: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: deepcopy(dict(FIRST_BIAS)))
+    """Per head but `slot`, what is added to the logits of these choices in the beginning; all others start even."""
     memory: str = "lstm"
     """`lstm`, or `none`: a linear layer that sees the present observation only."""
     critic: str = "op"
@@ -75,7 +84,7 @@ class PolicyConfig(Options):
         _check_choice("critic", self.critic, ("op", "state"))
         for name in ("blueprint_by_slot", "normalize_observations", "autocast", "python_lstm", "compile"):
             check_flag(name, getattr(self, name))
-        _check_ops("op_bias", self.op_bias)
+        _check_choices("first_bias", self.first_bias)
         _check_heads("uniform_mixing", self.uniform_mixing)
 
 

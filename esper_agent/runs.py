@@ -159,7 +159,7 @@ def options_of_its_time(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """The resolved policy options of a run; those that it does not know, being older, are what they were then."""
     options: Mapping[str, Any] = resolved["policy_options"]
     of_a_network = "blueprint_layers" in options
-    return {"blueprint_by_slot": False, "op_bias": {}, **options} if of_a_network else dict(options)
+    return {"blueprint_by_slot": False, "first_bias": {}, **options} if of_a_network else dict(options)
 
 
 def load_config(run: Path) -> TrainConfig:

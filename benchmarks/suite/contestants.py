@@ -49,8 +49,9 @@ class Work:
 
 
 def run_baseline(run: Run, work: Work) -> bool:
-    """A policy that does not learn."""
-    return _play(run, work, create_policy(run.contestant.name, EnvSpec.of(SeedEnv(**run.env)), seed=0))
+    """A policy that does not learn, or has not begun to."""
+    name = run.settings.get("policy", run.contestant.name)
+    return _play(run, work, create_policy(name, EnvSpec.of(SeedEnv(**run.env)), seed=0))
 
 
 def run_script(run: Run, work: Work) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from esper_env.config import ConfigError, unknown_name
 
-VERSION = 3
+VERSION = 4
 
 HELD_OUT_SEED = 1_000_000
 """The first held-out seed, where `esper_agent.evaluate` has it. They are played once per final policy."""
@@ -159,7 +159,7 @@ def _ablation(name: str, summary: str, **options: Any) -> Contestant:
 
 
 SCRIPTS = ("wait", "random", "schedule", "heuristic")
-REFERENCE, LONGER = "lstm", "lstm-80k"
+REFERENCE, LONGER, BEGINNER = "lstm", "lstm-80k", "beginner"
 ABLATIONS = (
     _ablation("lstm-q-op", "the op judged by Q(s, op), as the other heads are", ppo={"baseline": "q_op"}),
     _ablation("lstm-state", "everything judged by V(s)", ppo={"baseline": "state"}),
@@ -172,7 +172,9 @@ ABLATIONS = (
         "the blueprint chosen beside the slot, not for it",
         policy_options={"blueprint_by_slot": False},
     ),
-    _ablation("lstm-even-start", "no op is less likely than another in the beginning", policy_options={"op_bias": {}}),
+    _ablation(
+        "lstm-even-start", "no choice is less likely than another in the beginning", policy_options={"first_bias": {}}
+    ),
     _ablation("lstm-128", "128 wide instead of 256", policy_options={"width": 128}),
 )
 
@@ -181,6 +183,7 @@ CONTESTANTS = (
     Contestant("random", "baseline", "draws a legal action"),
     Contestant("schedule", "script", "a fixed script, the best of a grid on tuning seeds", grid="schedule"),
     Contestant("heuristic", "baseline", "rules of thumb that read the observation"),
+    Contestant(BEGINNER, "baseline", "the default agent before its first update", {"policy": "lstm"}),
     Contestant(
         "greedy",
         "greedy",
@@ -217,7 +220,7 @@ STEPS = 40_000
 EVERY_TASK = (*MAIN, CAPABLE, SCAFFOLD)
 
 ENTRIES = (
-    *(Entry(name, task) for task in EVERY_TASK for name in (*SCRIPTS, "greedy", "big")),
+    *(Entry(name, task) for task in EVERY_TASK for name in (*SCRIPTS, BEGINNER, "greedy", "big")),
     *(Entry(name, task, FIVE, STEPS) for task in MAIN for name in (REFERENCE, "maskable-ppo", "maskable-ppo-tuned")),
     *(Entry(LONGER, task, FIVE, 2 * STEPS) for task in MAIN),
     *(Entry(name, "digits", THREE, STEPS) for name in ("mlp", "lstm-v1", *(ablation.name for ablation in ABLATIONS))),
@@ -229,6 +232,7 @@ RETURN, ACCURACY = "objective_return", "committed_test_accuracy"
 
 COMPARISONS = (
     Comparison("the agent beats what does not learn", REFERENCE, SCRIPTS, MAIN, (RETURN, ACCURACY), "above"),
+    Comparison("what it is worth it has learned", REFERENCE, (BEGINNER,), MAIN, (RETURN, ACCURACY), "above"),
     Comparison("trained on, it beats what does not learn", LONGER, SCRIPTS, MAIN, (RETURN, ACCURACY), "above"),
     Comparison("it has learned when growth does not pay", REFERENCE, ("wait",), (CAPABLE,), (RETURN,), "not below"),
     Comparison("growing against a big network at equal FLOPs", LONGER, ("big",), MAIN, (ACCURACY,), "reported"),

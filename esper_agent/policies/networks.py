@@ -13,7 +13,7 @@ from torchrl import modules as torchrl_modules
 from esper_agent.config import PolicyConfig
 from esper_agent.learning.normalizers import ObservationNormalizer
 from esper_agent.spec import EnvSpec
-from esper_env.actions import HEAD_NAMES, Op
+from esper_env.actions import HEAD_NAMES, Op, action_heads
 
 EMBEDDING_SIZE = 4
 
@@ -161,7 +161,7 @@ def _perceptron(sizes: list[int]) -> nn.Sequential:
 
 @torch.no_grad()
 def initialise(network: PolicyNetwork, generator: torch.Generator) -> None:
-    """Orthogonal weights; action heads nearly uniform, but for the ops of `op_bias`."""
+    """Orthogonal weights; action heads nearly uniform, but for the choices of `first_bias`."""
     last_layers = {_linears(head)[-1]: 0.01 for head in network.heads.values()}
     last_layers[_linears(network.critic)[-1]] = 1.0
     for module in network.modules():
@@ -172,8 +172,10 @@ def initialise(network: PolicyNetwork, generator: torch.Generator) -> None:
             nn.init.normal_(module.weight, std=0.02, generator=generator)
         elif isinstance(module, nn.RNNBase):
             _initialise_lstm(module, generator)
-    for op, bias in network.config.op_bias.items():
-        _linears(network.heads["op"])[-1].bias[Op[op]] = bias
+    choices = {head.name: head.choices for head in action_heads()}
+    for head, logits in network.config.first_bias.items():
+        for choice, bias in logits.items():
+            _linears(network.heads[head])[-1].bias[choices[head].index(choice)] = bias
 
 
 def _linears(module: nn.Module) -> list[nn.Linear]:

@@ -14,7 +14,7 @@ from esper_agent.policies.actor_critic import ActorCritic
 from esper_agent.policies.baselines import Wait
 from esper_agent.policies.distribution import OP, ActionLayout
 from esper_agent.policies.networks import PolicyNetwork
-from esper_env.actions import HEAD_NAMES, Op, head_sizes
+from esper_env.actions import ACTION_HEADS, HEAD_NAMES, Op, head_sizes
 from esper_env.config import ConfigError
 from tests.agent.observations import observations
 
@@ -114,8 +114,10 @@ def test_weights_are_initialised_as_designed():
         for weight in (*inner, network.critic.first.weight):
             torch.testing.assert_close(weight @ weight.T, 2 * torch.eye(len(weight)), atol=1e-4, rtol=0)
     biased = [name for name, value in network.named_parameters() if value.any() and name.endswith(".bias")]
-    assert [name for name in biased if "norm" not in name and "encoder.1" not in name] == ["heads.op.2.bias"]
-    assert network.heads["op"][2].bias.tolist() == [0, 0, 0, -3, 0, 0]
+    of_heads = ["heads.alpha_target.2.bias", "heads.op.2.bias"]
+    assert [name for name in biased if "norm" not in name and "encoder.1" not in name] == of_heads
+    assert network.heads["op"][2].bias.tolist() == [-1, 0, -4, -4, 0, 0]
+    assert network.heads["alpha_target"][2].bias.tolist() == [-3, -3, 0]
     assert network.critic.last.weight.norm().item() == pytest.approx(1, abs=1e-5)
     lstm = network.memory.lstm
     for gate in (*lstm.weight_ih_l0.chunk(4), *lstm.weight_hh_l0.chunk(4)):
@@ -127,7 +129,7 @@ def test_weights_are_initialised_as_designed():
 
 @pytest.mark.parametrize("bias", [{}, {"WAIT": 1.0, "PRUNE": -2.0}])
 def test_a_beginner_draws_ops_as_its_bias_says(bias):
-    policy = create_policy("mlp", EnvSpec(), seed=0, op_bias=bias)
+    policy = create_policy("mlp", EnvSpec(), seed=0, first_bias={"op": bias})
     obs = observations(64).update({"is_init": torch.ones(64, 1, dtype=torch.bool)})
     legal = obs["action_mask"][:, -len(Op) :].bool()
     expected = legal * torch.tensor([np.exp(bias.get(op.name, 0.0)) for op in Op])
@@ -135,6 +137,21 @@ def test_a_beginner_draws_ops_as_its_bias_says(bias):
     drawn = policy.judge(obs).distribution.op_log_probs.exp()
     assert (legal.sum(-1) > 2).any()
     torch.testing.assert_close(drawn, expected.float(), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("by_slot", [True, False])
+def test_a_beginner_draws_the_choices_of_every_head_as_its_bias_says(by_slot):
+    bias = {"blueprint": {"attention": -9.0}, "tempo": {"FAST": -9.0}, "alpha_target": {"HALF": -9.0, "SEVENTY": -9.0}}
+    bias["op"] = {op.name: -9.0 for op in Op if op is not Op.GERMINATE}
+    policy = create_policy("mlp", EnvSpec(), seed=0, first_bias=bias, blueprint_by_slot=by_slot)
+    obs = observations(64).update({"is_init": torch.ones(64, 1, dtype=torch.bool)})
+    drawn = policy(obs)["action"]
+    planted = drawn[drawn[:, -1] == Op.GERMINATE]
+    assert len(planted) > 20
+    for head, choices in bias.items():
+        column, names = next((i, h.choices) for i, h in enumerate(ACTION_HEADS) if h.name == head)
+        assert not set(planted[:, column].tolist()) & {names.index(choice) for choice in choices}, head
+        assert len(planted[:, column].unique()) > (head in ("blueprint", "tempo")), head
 
 
 def test_an_empty_slot_has_an_embedding_of_its_own():
@@ -315,12 +332,16 @@ def test_misspelt_policies_and_options_get_a_hint():
         create_policy("lstm", EnvSpec(), widht=64)
     with pytest.raises(ConfigError, match="below 1/6"):
         create_policy("lstm", EnvSpec(), uniform_mixing={"op": 0.2})
-    with pytest.raises(ConfigError, match="op in op_bias 'PRUN'"):
-        create_policy("lstm", EnvSpec(), op_bias={"PRUN": -1.0})
-    with pytest.raises(ConfigError, match="op_bias must be a mapping from names to numbers"):
-        create_policy("lstm", EnvSpec(), op_bias=None)
-    with pytest.raises(ConfigError, match=r"op_bias\['PRUNE'\] must be a finite number"):
-        create_policy("lstm", EnvSpec(), op_bias={"PRUNE": -np.inf})
+    with pytest.raises(ConfigError, match=r"choice in first_bias\['op'\] 'PRUN'.*Did you mean 'PRUNE'"):
+        create_policy("lstm", EnvSpec(), first_bias={"op": {"PRUN": -1.0}})
+    with pytest.raises(ConfigError, match="head in first_bias 'PRUNE'"):
+        create_policy("lstm", EnvSpec(), first_bias={"PRUNE": -1.0})
+    with pytest.raises(ConfigError, match=r"first_bias must be a mapping from names, .* got None"):
+        create_policy("lstm", EnvSpec(), first_bias=None)
+    with pytest.raises(ConfigError, match=r"first_bias\['op'\] must be a mapping from names, .* got -1.0"):
+        create_policy("lstm", EnvSpec(), first_bias={"op": -1.0})
+    with pytest.raises(ConfigError, match=r"first_bias\['op'\]\['PRUNE'\] must be a finite number"):
+        create_policy("lstm", EnvSpec(), first_bias={"op": {"PRUNE": -np.inf}})
     with pytest.raises(ConfigError, match="Did you mean 'tempo'"):
         create_policy("lstm", EnvSpec(), uniform_mixing={"temp": 0.01})
 

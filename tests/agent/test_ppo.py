@@ -269,7 +269,7 @@ def test_a_configuration_that_cannot_work_says_what_to_change(options, message):
 
 def learn(name, updates, steps, config=FAST, *, seed=0, **options):
     """Mean reward (of the last step, where only that pays) in the last few of `updates` rollouts."""
-    policy = create_policy(name, SPEC, seed=seed, width=64, head_width=32, op_bias={})  # no op is better than another
+    policy = create_policy(name, SPEC, seed=seed, width=64, head_width=32, first_bias={})  # no op is better
     ppo = PPO(policy, config, num_envs=options["num_envs"], seed=0)
     earned = []
     for _, rollout in zip(range(updates), rollouts(policy, steps, **options), strict=False):

@@ -67,7 +67,7 @@ def test_a_policy_is_loaded_as_it_was_saved(tmp_path):
 
 
 def test_a_run_older_than_an_option_is_loaded_and_goes_on_as_it_was(tmp_path):
-    then = {"blueprint_by_slot": False, "op_bias": {}}
+    then = {"blueprint_by_slot": False, "first_bias": {}}
     old = tiny(tmp_path, policy_options={**tiny(tmp_path).policy_options, **then})
     train(old, show=quiet)
     path = tmp_path / "config.json"

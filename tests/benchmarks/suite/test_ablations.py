@@ -54,7 +54,7 @@ def differences(config, default):
         ("lstm-no-feedback", {"policy": "benchmarks.suite.ablations:no-feedback"}),
         ("lstm-no-blueprints", {"policy": "benchmarks.suite.ablations:no-blueprints"}),
         ("lstm-parallel", {"policy_options": {"blueprint_by_slot": False}}),
-        ("lstm-even-start", {"policy_options": {"op_bias": {}}}),
+        ("lstm-even-start", {"policy_options": {"first_bias": {}}}),
         ("lstm-128", {"policy_options": {"width": 128}}),
         ("lstm-hindsight", {"env": {"reward": {"hindsight": 0.1}}}),
         ("mlp", {"policy": "mlp"}),

@@ -38,7 +38,7 @@ def demo(
     require_writable(run, "--run")
     _make_room(run)
     # Learning is steep at this length, so the best checkpoint is looked for more often than in a long run.
-    config = TrainConfig(run=str(run), steps=MOST_STEPS, threads=threads, evaluation_interval=5)
+    config = TrainConfig(run=str(run), steps=MOST_STEPS, threads=threads, evaluation_interval=10)
     print(f"Evaluating the baselines on {episodes} held-out episodes each.", flush=True)
     baselines = evaluate_baselines(config, episodes, threads=threads)
     # The trained policy needs about as long as the slowest of them, which takes up to half of their time.

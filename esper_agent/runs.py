@@ -47,8 +47,8 @@ class TrainConfig(Options):
     """How the policy learns."""
     steps: int = 150_000
     """Environment steps to train for, all environments together."""
-    num_envs: int = 32
-    """Environments."""
+    num_envs: int = 16
+    """Environments. More of them run faster; fewer bring more updates in as many steps."""
     rollout_steps: int | None = None
     """Steps per rollout and environment; whole episodes when None."""
     seed: int = 0
@@ -63,13 +63,13 @@ class TrainConfig(Options):
     """Seconds that a worker may take for one step before it counts as hanging; updates are not counted."""
     ray_address: str | None = None
     """Address of a running Ray cluster (auto finds the one of this machine); Ray starts here when None."""
-    checkpoint_interval: int = 5
+    checkpoint_interval: int = 10
     """Updates between checkpoints."""
     keep: int = 3
     """Newest checkpoints that are kept beside the last and the best."""
     evaluation_episodes: int = 16
     """Episodes on seeds of their own by which the best checkpoint is chosen; 0 for none."""
-    evaluation_interval: int = 10
+    evaluation_interval: int = 20
     """Updates between these evaluations."""
     loggers: tuple[str, ...] = ()
     """Beside the CSV: tensorboard, wandb, mlflow."""

@@ -99,7 +99,7 @@ class Protocol:
     tuning_episodes: int = 16
     tuning_steps: int = 20_000
     """Steps that a learner is trained for with each setting it is tuned over."""
-    num_envs: int = 32
+    num_envs: int = 16
     temperatures: tuple[float, ...] = (1.0, 0.25, 0.0)
     """At which a learned policy may draw in held-out episodes: the one that returns most on tuning seeds, for every
     training. At 1 it plays as in training, with all that it explored with; at 0 it may be caught where the likeliest

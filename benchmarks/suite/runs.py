@@ -44,7 +44,7 @@ class Run:
     evaluation_seeds: tuple[int, ...]
     settings: Mapping[str, Any]
     """The contestant's options, with those that were tuned."""
-    num_envs: int = 32
+    num_envs: int = 16
     temperatures: tuple[float, ...] = (1.0,)
     """At which a learned policy may draw when it is evaluated."""
     tuning_seeds: tuple[int, ...] = ()

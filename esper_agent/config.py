@@ -90,7 +90,7 @@ class PolicyConfig(Options):
 
 ENTROPY_WEIGHTS = {
     "slot": 1.0,
-    "blueprint": 8.0,
+    "blueprint": 16.0,
     "style": 1.2,
     "tempo": 1.5,
     "alpha_target": 1.2,

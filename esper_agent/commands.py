@@ -173,6 +173,7 @@ class Report:
     Examples:
       esper report runs/mine
       esper report runs/mine --episodes 200 --checkpoint last
+      esper report runs/mine --temperature 0
     """
 
     run: tyro.conf.Positional[Path]
@@ -181,6 +182,8 @@ class Report:
     """Held-out episodes per policy."""
     checkpoint: Literal["best", "last"] = "best"
     """Which of the run's checkpoints."""
+    temperature: float = 1.0
+    """How freely the trained policy draws: 1 as in training, 0.5 the likely more often, 0 always the likeliest."""
     threads: int = 2
     """Stacks of hosts run at the same time."""
     replays: int = 6
@@ -192,8 +195,14 @@ class Report:
 
         check_number("episodes", self.episodes, 1, whole=True)
         check_number("replays", self.replays, 0, whole=True)
+        check_number("temperature", self.temperature, 0, 100)
         text, page = write_report(
-            self.run, self.episodes, which=self.checkpoint, threads=self.threads, shown=self.replays
+            self.run,
+            self.episodes,
+            which=self.checkpoint,
+            temperature=self.temperature,
+            threads=self.threads,
+            shown=self.replays,
         )
         print(f"{text}\n\n{page}")
         return DONE

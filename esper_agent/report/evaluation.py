@@ -24,6 +24,14 @@ class Evaluation:
     recordings: Sequence[Recording] = ()
     played: str = ""
     """Which checkpoint of a run it was."""
+    temperature: float = 1.0
+    """At which that drew."""
+
+    @property
+    def manner(self) -> str:
+        """How actions were chosen."""
+        drawn = "actions drawn" if self.temperature == 1 else f"actions drawn at temperature {self.temperature:g}"
+        return drawn if self.temperature else "always the likeliest action"
 
 
 def evaluate_baselines(config: TrainConfig, episodes: int, *, threads: int = 1) -> Evaluation:
@@ -34,25 +42,34 @@ def evaluate_baselines(config: TrainConfig, episodes: int, *, threads: int = 1) 
 
 
 def evaluate_trained(
-    run: Path, config: TrainConfig, episodes: int, *, which: str = "best", threads: int = 1
+    run: Path,
+    config: TrainConfig,
+    episodes: int,
+    *,
+    which: str = "best",
+    temperature: float = 1.0,
+    threads: int = 1,
 ) -> Evaluation:
     """What the policy of a run reaches in it."""
     recorder, seeds = Recorder(value_unit(run, which)), held_out_seeds(episodes)
-    rows = evaluate_run(run, config.env_options, seeds, which=which, threads=threads, observer=recorder)
+    rows = evaluate_run(
+        run, config.env_options, seeds, which=which, temperature=temperature, threads=threads, observer=recorder
+    )
     name, steps = checkpoint_of(run, which)
-    return Evaluation(rows, recorder.recordings, f"the {name} checkpoint, after {steps:,} steps,")
+    return Evaluation(rows, recorder.recordings, f"the {name} checkpoint, after {steps:,} steps", temperature)
 
 
 def remember(run: Path, trained: Evaluation, others: Evaluation) -> None:
     """Keep the rows, and who played them, in the run's folder."""
     write_csv(run / ROWS, [*trained.rows, *others.rows])
-    (run / PLAYED).write_text(json.dumps({"policy": trained.played}) + "\n")
+    (run / PLAYED).write_text(json.dumps({"policy": trained.played, "temperature": trained.temperature}) + "\n")
 
 
 def remembered(run: Path, config: TrainConfig) -> tuple[Evaluation, Evaluation]:
     """What was kept of an earlier evaluation: it stays true of its checkpoint when the training goes on."""
     if not (run / ROWS).exists() or not (run / PLAYED).exists():
         return Evaluation(), Evaluation()
-    rows, played = read_episodes(run / ROWS), json.loads((run / PLAYED).read_text())["policy"]
+    rows, kept = read_episodes(run / ROWS), json.loads((run / PLAYED).read_text())
     trained = [row for row in rows if row.agent == config.policy]
-    return Evaluation(trained, played=played), Evaluation([row for row in rows if row.agent != config.policy])
+    others = [row for row in rows if row.agent != config.policy]
+    return Evaluation(trained, played=kept["policy"], temperature=kept.get("temperature", 1.0)), Evaluation(others)

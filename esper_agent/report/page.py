@@ -41,6 +41,7 @@ def write_report(
     episodes: int,
     *,
     which: str = "best",
+    temperature: float = 1.0,
     threads: int = 1,
     shown: int = REPLAYS,
     baselines: Evaluation | None = None,
@@ -51,6 +52,7 @@ def write_report(
         run: folder of the run.
         episodes: held-out episodes per policy.
         which: checkpoint of the run, `best` or `last`.
+        temperature: 1 draws as in training, less draws what is likely more often, 0 takes the likeliest action.
         threads: stacks of hosts run at the same time.
         shown: episodes of the trained policy that can be watched.
         baselines: what `evaluate_baselines` returned, where that has been done already.
@@ -59,7 +61,7 @@ def write_report(
         The table of results as text, and the path of the page; rows go to `evaluation.csv` beside it.
     """
     config = load_config(run)
-    trained = evaluate_trained(run, config, episodes, which=which, threads=threads)
+    trained = evaluate_trained(run, config, episodes, which=which, temperature=temperature, threads=threads)
     others = evaluate_baselines(config, episodes, threads=threads) if baselines is None else baselines
     remember(run, trained, others)
     page = write_page(run, config, trained, others, shown=shown)
@@ -115,7 +117,7 @@ def _evaluated(
     if rows:
         told = escape(
             f"Mean and 95 % bootstrap interval over the same {len(trained.rows)} held-out episodes for all; "
-            f"{config.policy} is {trained.played} and draws its actions. The lead is taken episode by episode."
+            f"{config.policy} is {trained.played}, {trained.manner}. The lead is taken episode by episode."
         )
     return {
         "results": results_table(rows, results, config.policy) if rows else "",
@@ -136,7 +138,7 @@ def _watched(
     listed = held_out([*trained.recordings, *others.recordings], recordings)
     listed += trained_on(accounts, training, _places(drawn, recordings))
     note = (
-        "Held-out episodes of the trained policy, actions drawn, and what the others made of one of the hosts."
+        f"Held-out episodes of the trained policy, {trained.manner}, and what the others made of one of the hosts."
         if trained.recordings
         else "Episodes of the training, actions drawn. Those of esper report tell more: every probability, Q(s, op), "
         "and what the seeds are worth."

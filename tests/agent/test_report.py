@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shlex
+import shutil
 import xml.etree.ElementTree as ElementTree
 from html import escape
 from html.parser import HTMLParser
@@ -15,12 +16,13 @@ from esper_agent.demo import _make_room, demo
 from esper_agent.evaluate import Estimate
 from esper_agent.loggers import read_metrics
 from esper_agent.policies.baselines import BASELINES
-from esper_agent.report import write_report
+from esper_agent.report import write_page, write_report
 from esper_agent.report.curve import _ticks, curve
 from esper_agent.report.fates import Planting, fates_table, plantings_of_account, told
 from esper_agent.report.health import heads_table
 from esper_agent.report.replays import TERMS
 from esper_agent.report.style import colours
+from esper_agent.runs import load_config
 from esper_agent.train import train
 from esper_env.actions import Op
 from esper_env.config import ConfigError
@@ -94,7 +96,7 @@ def test_a_training_leaves_a_page_that_says_how_to_evaluate_it(tmp_path):
 def test_a_training_that_goes_on_keeps_what_its_earlier_policy_reached(tmp_path):
     train(tiny(tmp_path, steps=UPDATE, evaluation_episodes=0), show=quiet)
     table, page = write_report(tmp_path, 2)
-    told = f"lstm is the last checkpoint, after {UPDATE} steps, and draws its actions"
+    told = f"lstm is the last checkpoint, after {UPDATE} steps, actions drawn"
     assert told in page.read_text()
     train(tiny(tmp_path, steps=2 * UPDATE, evaluation_episodes=0), resume=True, show=quiet)
     text = page.read_text()
@@ -109,6 +111,21 @@ def test_a_training_without_a_whole_episode_has_nothing_to_draw_but_can_be_evalu
     assert not (tmp_path / "report.html").exists()
     _, page = write_report(tmp_path, 2)
     assert "<b>lstm</b>" in page.read_text()
+
+
+def test_the_policy_plays_as_it_is_told_and_the_page_says_so(page, tmp_path):
+    drawn, run = (page[0] / "evaluation.csv").read_text(), shutil.copytree(page[0], tmp_path / "r")
+    _, path = write_report(run, 3, temperature=0.0)
+    rows = (run / "evaluation.csv").read_text()
+    assert rows != drawn
+    assert [line for line in rows.splitlines() if "lstm" not in line] == [
+        line for line in drawn.splitlines() if "lstm" not in line
+    ]
+    assert path.read_text().count("always the likeliest action") == 2
+    _, played = write_page(run, load_config(run)), path.read_text()
+    assert played.count("always the likeliest action") == 1  # where the results are; nothing held out is replayed
+    write_report(run, 3, temperature=0.25)
+    assert path.read_text().count("actions drawn at temperature 0.25") == 2
 
 
 def test_resuming_a_finished_run_keeps_the_page_with_its_evaluation(page):

@@ -90,7 +90,7 @@ class PolicyConfig(Options):
 
 ENTROPY_WEIGHTS = {
     "slot": 1.0,
-    "blueprint": 16.0,
+    "blueprint": 8.0,
     "style": 1.2,
     "tempo": 1.5,
     "alpha_target": 1.2,
@@ -139,7 +139,7 @@ class PPOConfig(Options):
     exceeds 1.5 times this; None never stops."""
     learning_rate: float = 5e-4
     """Adam's learning rate at the start."""
-    learning_rate_decay: float | None = 50_000.0
+    learning_rate_decay: float | None = 16_000.0
     """Environment steps after which the learning rate is half of that; after n times as many it is 1/(1 + n).
     None keeps it. It depends on what was seen, not on how long the run will be, so a run can always go on."""
     adam_epsilon: float = 1e-5

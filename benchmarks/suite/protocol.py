@@ -12,7 +12,7 @@ from typing import Any
 
 from esper_env.config import ConfigError, unknown_name
 
-VERSION = 4
+VERSION = 5
 
 HELD_OUT_SEED = 1_000_000
 """The first held-out seed, where `esper_agent.evaluate` has it. They are played once per final policy."""

@@ -50,7 +50,7 @@ def same_results(one, other, agent):
 def whole(tmp_path_factory):
     """Everything run without an interruption."""
     folder = tmp_path_factory.mktemp("whole")
-    work(folder, "wait", "random", "heuristic", "greedy", "big", "lstm-no-feedback", "maskable-ppo")
+    work(folder, "wait", "random", "heuristic", "beginner", "greedy", "big", "lstm-no-feedback", "maskable-ppo")
     work(folder, "lstm", seeds=[0])
     return folder
 
@@ -80,7 +80,7 @@ def test_a_run_folder_holds_what_it_is_and_where_it_came_from(whole):
 
 
 def test_what_is_handed_in_has_a_row_and_an_action_sequence_for_every_held_out_episode(whole):
-    for name in ("wait", "random", "heuristic", "greedy", "lstm", "lstm-no-feedback", "maskable-ppo"):
+    for name in ("wait", "random", "heuristic", "beginner", "greedy", "lstm", "lstm-no-feedback", "maskable-ppo"):
         with (whole / "results" / name / "digits.csv").open(newline="") as file:
             assert tuple(next(csv.reader(file))) == COLUMNS
         rows = read_episodes(whole / "results" / name / "digits.csv")
@@ -89,6 +89,12 @@ def test_what_is_handed_in_has_a_row_and_an_action_sequence_for_every_held_out_e
         actions = read_actions(whole / "results" / name / "digits.actions.csv.gz")
         assert set(actions) == {(row.training_seed, row.evaluation_seed) for row in rows}
         assert all(taken.shape == (6, 8) for taken in actions.values())
+
+
+def test_a_beginner_is_the_default_policy_as_it_is_made(whole):
+    env = TINY.env_options("digits")
+    played = evaluate(create_policy("lstm", EnvSpec(), seed=0), env, TINY.held_out_seeds(), agent="beginner")
+    assert read_episodes(whole / "results/beginner/digits.csv") == played
 
 
 @pytest.mark.parametrize("agent", ["lstm", "maskable-ppo"])

@@ -14,7 +14,7 @@ ENVS = 8
 UPDATE = ENVS * EPOCHS
 MASKABLE = {"rollout": 8, "batch_size": 8, "n_epochs": 1, "net_arch": [8]}
 CONTESTANTS = (
-    *(PROTOCOL.contestant(name) for name in ("wait", "random", "schedule", "heuristic", "big")),
+    *(PROTOCOL.contestant(name) for name in ("wait", "random", "schedule", "heuristic", "beginner", "big")),
     replace(PROTOCOL.contestant("greedy"), options={"every": 2, "horizon": 2}),
     replace(PROTOCOL.contestant("maskable-ppo"), options=MASKABLE),
     replace(PROTOCOL.contestant("lstm"), options=NARROW, continues="lstm-short"),
@@ -24,7 +24,7 @@ CONTESTANTS = (
 TINY = Protocol(
     CONTESTANTS,
     (
-        *(Entry(name, "digits") for name in ("wait", "random", "schedule", "heuristic", "greedy", "big")),
+        *(Entry(name, "digits") for name in ("wait", "random", "schedule", "heuristic", "beginner", "greedy", "big")),
         Entry("lstm", "digits", (0, 1), 3 * UPDATE),
         Entry("lstm-short", "digits", (0,), 2 * UPDATE),
         Entry("lstm-no-feedback", "digits", (0,), UPDATE),

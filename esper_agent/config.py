@@ -126,6 +126,9 @@ class PPOConfig(Options):
     None keeps it. What helps a beginner to find out what there is can hold back who knows."""
     entropy_weights: Mapping[str, float] = field(default_factory=lambda: dict(ENTROPY_WEIGHTS))
     """Per-head factors of the entropy bonus; a head left out has none."""
+    entropy_from: str = "even"
+    """What the bonus draws heads to: `even` odds, or those of the `beginner`, whose logits are `first_bias`; with the
+    latter what makes no difference is decided as a beginner would."""
     value_coefficient: float = 0.5
     """Weight of the critic's mean squared error."""
     value_clip: float | None = None
@@ -159,6 +162,7 @@ class PPOConfig(Options):
         if self.baseline is not None:
             _check_choice("baseline", self.baseline, ("factored", "q_op", "state"))
         _check_choice("head_average", self.head_average, ("relevant", "steps"))
+        _check_choice("entropy_from", self.entropy_from, ("even", "beginner"))
         for name in ("normalize_advantages", "normalize_rewards"):
             check_flag(name, getattr(self, name))
         for name in ("epochs", "minibatches", "max_bad_steps"):

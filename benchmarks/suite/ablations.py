@@ -44,7 +44,9 @@ def _build(kind: type[PolicyNetwork], spec: EnvSpec, generator: torch.Generator,
     with torch.random.fork_rng(devices=[]):
         network = kind(spec, config)
     initialise(network, generator)
-    return ActorCritic(ActionLayout(spec.num_slots, spec.num_blueprints, config.uniform_mixing), network)
+    return ActorCritic(
+        ActionLayout(spec.num_slots, spec.num_blueprints, config.uniform_mixing, config.first_bias), network
+    )
 
 
 def no_feedback(spec: EnvSpec, *, generator: torch.Generator, **options: Any) -> ActorCritic:

@@ -47,7 +47,8 @@ def ppo_loss(judgement: Judgement, batch: TensorDictBase, config: PPOConfig) -> 
     policy_loss = -head_mean(gain).sum()
 
     weights = torch.tensor([config.entropy_weights.get(name, 0.0) for name in HEAD_NAMES], device=entropy.device)
-    entropy_bonus = (weights * head_mean(entropy)).sum()
+    freedom = distribution.head_freedom(action) if config.entropy_from == "beginner" else entropy
+    entropy_bonus = (weights * head_mean(freedom)).sum()
 
     error = _squared_error(judgement, batch, config)
     value_loss = error.mean()

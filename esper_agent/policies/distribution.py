@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from esper_env.actions import ACTION_HEADS, CAUSAL_MASK, HEAD_INDEX, HEAD_NAMES, Op, head_sizes
+from esper_env.actions import ACTION_HEADS, CAUSAL_MASK, HEAD_INDEX, HEAD_NAMES, Op, action_heads, head_sizes
 from esper_env.config import ConfigError
 
 SLOT, BLUEPRINT, OP = HEAD_INDEX["slot"], HEAD_INDEX["blueprint"], HEAD_INDEX["op"]
@@ -30,8 +30,15 @@ class ActionLayout(nn.Module):
     canonical: Tensor
     causal: Tensor
     mixing: Tensor
+    first_bias: Tensor
 
-    def __init__(self, num_slots: int, num_blueprints: int, uniform_mixing: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        num_slots: int,
+        num_blueprints: int,
+        uniform_mixing: Mapping[str, float] | None = None,
+        first_bias: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
         super().__init__()
         sizes = torch.tensor(head_sizes(num_slots, num_blueprints))
         choice = torch.arange(int(sizes.max()))
@@ -41,7 +48,12 @@ class ActionLayout(nn.Module):
         for name, size in zip(HEAD_NAMES, sizes.tolist(), strict=True):
             if mixing.get(name, 0.0) * size >= 1:
                 raise ConfigError(f"uniform_mixing[{name!r}] must be below 1/{size}, got {mixing[name]}.")
+        bias = torch.zeros(inside.shape)
+        for head in action_heads():
+            for name, value in (first_bias or {}).get(head.name, {}).items():
+                bias[HEAD_INDEX[head.name], head.choices.index(name)] = value
         tables = {
+            "first_bias": bias,
             "index": torch.where(inside, starts + choice, 0),
             "inside": inside,
             "canonical": torch.tensor([head.canonical for head in ACTION_HEADS]),
@@ -135,6 +147,16 @@ class FactoredDistribution:
             own[..., BLUEPRINT] = self._over_slots(_relative_entropy)
             return own
         return torch.where(self.matters(action[..., OP]), _relative_entropy(*self._given(action)), 0.0)
+
+    def head_freedom(self, action: Tensor) -> Tensor:
+        """Entropy per head plus the mean of a beginner's logits, both divided by the largest entropy, `[..., 8]`.
+
+        But for a constant that is minus the KL from the beginner's probabilities, so it is greatest there.
+        """
+        log_probs, legal = self._given(action)
+        leaning = (log_probs.exp() * self._layout.first_bias).sum(-1) / legal.sum(-1).clamp_min(2).log()
+        free = _relative_entropy(log_probs, legal) + torch.where(legal.sum(-1) > 1, leaning, 0.0)
+        return torch.where(self.matters(action[..., OP]), free, 0.0)
 
     def choices(self, action: Tensor) -> tuple[Tensor, Tensor]:
         """Probability and legality of every choice of each head, given the op and the slot of an action `[..., 8]`.

@@ -94,7 +94,7 @@ def _network_policy(preset: PolicyConfig) -> PolicyFactory:
             if option not in asdict(preset):
                 raise ConfigError(unknown_name("policy option", option, asdict(preset)))
         config = replace(preset, **options)
-        layout = ActionLayout(spec.num_slots, spec.num_blueprints, config.uniform_mixing)
+        layout = ActionLayout(spec.num_slots, spec.num_blueprints, config.uniform_mixing, config.first_bias)
         # Layers draw weights from the global stream when they are built: put that stream back as it was.
         with torch.random.fork_rng(devices=[]):
             network = PolicyNetwork(spec, config)

@@ -98,6 +98,36 @@ def test_head_entropies_agree_with_enumeration_given_the_op_and_the_slot(seed, b
 
 
 @few
+@given(seed=seeds, by_slot=st.booleans())
+def test_freedom_is_lost_by_the_divergence_from_a_beginner(seed, by_slot):
+    rng = np.random.default_rng(seed)
+    bias = {
+        h.name: dict(zip(h.choices, rng.normal(size=h.size), strict=True)) for h in ACTION_HEADS if h.name != "slot"
+    }
+    logits = torch.from_numpy(rng.normal(size=(1, 41 + by_slot * 39)).astype(np.float32))
+    masks = mask_tensors(random_legality(rng, 1, 3), 13)
+    layout = ActionLayout(3, 13, None, bias)
+    distribution = layout(logits, masks["action_mask"], masks["slot_by_op"])
+    beginner = layout(
+        torch.cat([torch.zeros(3), *(torch.tensor(list(bias[h.name].values())) for h in ACTION_HEADS[1:])])[None],
+        masks["action_mask"],
+        masks["slot_by_op"],
+    )
+    action = distribution.sample(torch.Generator().manual_seed(seed % 1000))
+    own, legal = distribution.choices(action)
+    divergence = beginner.divergence(own, action)[0]
+    free, most = distribution.head_freedom(action)[0], beginner.head_freedom(action)[0]
+    for head in range(8):
+        count = int(legal[0, head].sum())
+        if count > 1 and CAUSAL_MASK[action[0, OP], head]:
+            assert free[head].item() == pytest.approx((most[head] - divergence[head] / np.log(count)).item(), abs=1e-4)
+        else:
+            assert free[head] == most[head] == 0
+    even = ActionLayout(3, 13)(logits, masks["action_mask"], masks["slot_by_op"])
+    assert torch.equal(even.head_freedom(action), even.head_entropy(action))
+
+
+@few
 @given(seed=seeds)
 def test_entropy_of_a_blueprint_without_an_action_is_averaged_over_the_slots_that_would_be_planted(seed):
     distribution, _, _ = small_case(seed, by_slot=True)

@@ -179,6 +179,30 @@ def test_possible_entropy_counts_the_steps_where_a_head_could_have_mattered():
     assert 0 < metrics["entropy_possible/tempo"] < 1
 
 
+@pytest.mark.parametrize("entropy_from", ["even", "beginner"])
+def test_what_makes_no_difference_is_decided_as_the_bonus_says(entropy_from):
+    bias = {"op": {"WAIT": -1.0, "PRUNE": -3.0}, "tempo": {"FAST": 1.0}}
+    obs = observations(4, 6, legal=EVERYTHING_LEGAL)
+    layout = ActionLayout(3, 13, None, bias)
+    logits = torch.randn(layout.num_choices, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    adam = torch.optim.Adam([logits], lr=0.05)
+    config = PPOConfig(entropy_coefficient=1.0, value_coefficient=0.0, entropy_from=entropy_from, clip=100)
+    for step in range(400):
+        distribution = layout(logits.expand(4, 6, -1), obs["action_mask"], obs["slot_by_op"])
+        with torch.no_grad():
+            action = distribution.sample(torch.Generator().manual_seed(step))
+            nothing = {"advantage": torch.zeros(4, 6, 8), "value_target": torch.zeros(4, 6, 1)}
+            taken = {"action_log_prob": distribution.log_prob(action), "probabilities": distribution.choices(action)[0]}
+        batch = TensorDict({"action": action, **taken, **nothing}, (4, 6))
+        adam.zero_grad()
+        ppo_loss(Judgement(distribution, torch.zeros(4, 6, len(Op))), batch, config).total.backward()
+        adam.step()
+    for head, choices in (("op", Op.__members__), ("tempo", ("FAST", "STANDARD", "SLOW"))):
+        drawn = layout(logits[None], obs["action_mask"][0, :1], obs["slot_by_op"][0, :1]).choices(action[:1, 0])[0]
+        wanted = torch.tensor([bias[head].get(name, 0.0) if entropy_from == "beginner" else 0.0 for name in choices])
+        torch.testing.assert_close(drawn[0, HEAD_INDEX[head], : len(choices)], wanted.softmax(0), atol=0.03, rtol=0)
+
+
 def test_a_head_with_a_single_choice_has_no_entropy_to_lose():
     one_slot = EVERYTHING_LEGAL & (np.arange(3) == 1)
     batch, distribution, logits, values = stored_batch(op=Op.SET_ALPHA_TARGET, legal=one_slot)

@@ -136,10 +136,13 @@ class Monitor:
     advice: str
 
 
+LEAST_ENTROPY = dict.fromkeys(HEAD_NAMES, 0.02) | {"alpha_target": 0.002}
+"""A beginner hardly ever blends to less than `FULL`, and is right."""
+
 MONITORS = (
     *(
-        Monitor(f"entropy/{head}", 0.02, math.inf, "the head has stopped exploring: raise its entropy weight")
-        for head in HEAD_NAMES
+        Monitor(f"entropy/{head}", least, math.inf, "the head has stopped exploring: raise its entropy weight")
+        for head, least in LEAST_ENTROPY.items()
     ),
     Monitor("ratio/min", 0.1, math.inf, "the policy moves too far in one update: lower the learning rate or epochs"),
     Monitor("ratio/max", 0.0, 5.0, "the policy moves too far in one update: lower the learning rate or epochs"),

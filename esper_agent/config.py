@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 
@@ -45,6 +45,14 @@ FIRST_BIAS: Mapping[str, Mapping[str, float]] = {
 """A beginner to whom all choices are alike hardly ever makes a seed permanent: it prunes as readily as it plants, and
 blends most seeds to an alpha at which they can't become permanent. It would learn not to plant before it could have
 learned what seeds are worth."""
+
+
+def indexed(bias: Mapping[str, Mapping[str, float]]) -> Iterator[tuple[str, int, float]]:
+    """Head, index of the choice in it and logit, for every choice that a `first_bias` names."""
+    choices = {head.name: head.choices for head in action_heads()}
+    for head, logits in bias.items():
+        for choice, logit in logits.items():
+            yield head, choices[head].index(choice), logit
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from esper_env.actions import ACTION_HEADS, CAUSAL_MASK, HEAD_INDEX, HEAD_NAMES, Op, action_heads, head_sizes
+from esper_agent.config import indexed
+from esper_env.actions import ACTION_HEADS, CAUSAL_MASK, HEAD_INDEX, HEAD_NAMES, Op, head_sizes
 from esper_env.config import ConfigError
 
 SLOT, BLUEPRINT, OP = HEAD_INDEX["slot"], HEAD_INDEX["blueprint"], HEAD_INDEX["op"]
@@ -49,9 +50,8 @@ class ActionLayout(nn.Module):
             if mixing.get(name, 0.0) * size >= 1:
                 raise ConfigError(f"uniform_mixing[{name!r}] must be below 1/{size}, got {mixing[name]}.")
         bias = torch.zeros(inside.shape)
-        for head in action_heads():
-            for name, value in (first_bias or {}).get(head.name, {}).items():
-                bias[HEAD_INDEX[head.name], head.choices.index(name)] = value
+        for head, place, logit in indexed(first_bias or {}):
+            bias[HEAD_INDEX[head], place] = logit
         tables = {
             "first_bias": bias,
             "index": torch.where(inside, starts + choice, 0),

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchrl import modules as torchrl_modules
 
-from esper_agent.config import PolicyConfig
+from esper_agent.config import PolicyConfig, indexed
 from esper_agent.learning.normalizers import ObservationNormalizer
 from esper_agent.spec import EnvSpec
-from esper_env.actions import HEAD_NAMES, Op, action_heads
+from esper_env.actions import HEAD_NAMES, Op
 
 EMBEDDING_SIZE = 4
 
@@ -172,10 +172,8 @@ def initialise(network: PolicyNetwork, generator: torch.Generator) -> None:
             nn.init.normal_(module.weight, std=0.02, generator=generator)
         elif isinstance(module, nn.RNNBase):
             _initialise_lstm(module, generator)
-    choices = {head.name: head.choices for head in action_heads()}
-    for head, logits in network.config.first_bias.items():
-        for choice, bias in logits.items():
-            _linears(network.heads[head])[-1].bias[choices[head].index(choice)] = bias
+    for head, choice, bias in indexed(network.config.first_bias):
+        _linears(network.heads[head])[-1].bias[choice] = bias
 
 
 def _linears(module: nn.Module) -> list[nn.Linear]:

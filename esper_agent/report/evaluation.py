@@ -25,7 +25,7 @@ class Evaluation:
     played: str = ""
     """Which checkpoint of a run it was."""
     temperature: float = 1.0
-    """At which that drew."""
+    """At which it drew its actions."""
 
     @property
     def manner(self) -> str:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any, Self
 
 import numpy as np
+import torch
 
 from benchmarks.grower import Grower
 from benchmarks.throughput.figures import Bar, Figure, Work, interleave, ratio
@@ -25,10 +30,12 @@ from benchmarks.throughput.states import (
 )
 from esper_env.actions import HEAD_INDEX, Style, head_sizes
 from esper_env.env import SeedEnv
+from esper_env.growth.population import Growth
+from esper_env.observation import encode
 from esper_env.simulation import Simulation
 
 MANY = 32
-OBSERVED = 64
+OBSERVED, OBSERVED_MORE = 64, 1024
 ACTIVE_SETS = (0b111, 0b011, 0b101, 0b110, 0b001, 0b010, 0b100, 0b000)
 
 
@@ -114,30 +121,82 @@ def _evaluations(simulation: Simulation, *, everything: bool) -> Work:
 
 
 def two_threads(rounds: int) -> list[Figure]:
-    """One thread against two, by the clock on the wall."""
-    states: dict[str, Callable[[int], Simulation]] = {
-        "no seeds": lambda threads: alone(MANY, threads=threads),
-        "three blending seeds": lambda threads: blending(MANY, threads=threads),
-    }
-    return [
-        ratio(
-            f"two threads against one, K={MANY}: {name}",
-            {"1 thread": steps([make(1)]), "2 threads": steps([make(2)])},
-            rounds,
-            Bar(1.7),
-            clock=time.perf_counter,
-            settled=True,
-        )
-        for name, make in states.items()
-    ]
+    """One thread against two, and against two processes with half of the hosts each, by the clock on the wall.
+
+    What two processes gain over one thread is what the machine has to give: they share neither Python nor memory.
+    """
+    states: dict[str, Callable[[int, int], Simulation]] = {"no seeds": _alone, "three blending seeds": _blending}
+    figures = []
+    for name, make in states.items():
+        with TwoProcesses(make, MANY // 2) as processes:
+            sides = {
+                "1 thread": steps([make(MANY, 1)]),
+                "2 threads": steps([make(MANY, 2)]),
+                "2 processes": processes.work,
+            }
+            seconds = interleave(sides, rounds, clock=time.perf_counter, settled=True)
+        for other, bar in (("2 threads", Bar(1.7)), ("2 processes", None)):
+            detail = {f"ms {side}": 1e3 * float(np.median(seconds[side])) for side in ("1 thread", other)}
+            samples = seconds["1 thread"] / seconds[other]
+            figures.append(Figure(f"two {other[2:]} against one thread, K={MANY}: {name}", "×", samples, bar, detail))
+    return figures
+
+
+def _alone(envs: int, threads: int) -> Simulation:
+    return alone(envs, threads=threads)
+
+
+def _blending(envs: int, threads: int) -> Simulation:
+    return blending(envs, threads=threads)
+
+
+class TwoProcesses:
+    """Two processes that take a step each whenever they are told to, with as many hosts each."""
+
+    def __init__(self, make: Callable[[int, int], Simulation], envs: int) -> None:
+        context = get_context("spawn")
+        self.envs = envs
+        self.pipes, theirs = zip(*(context.Pipe() for _ in range(2)), strict=True)
+        self.processes = [context.Process(target=_step_when_told, args=(make, envs, pipe)) for pipe in theirs]
+
+    def __enter__(self) -> Self:
+        for process in self.processes:
+            process.start()
+        self.work()  # when this is done, both are ready
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pipe, process in zip(self.pipes, self.processes, strict=True):
+            pipe.send(False)
+            process.join()
+
+    def work(self) -> int:
+        """Work: one step of both at the same time."""
+        for pipe in self.pipes:
+            pipe.send(True)
+        for pipe in self.pipes:
+            pipe.recv()
+        return 2 * self.envs
+
+
+def _step_when_told(make: Callable[[int, int], Simulation], envs: int, pipe: Connection) -> None:
+    torch.set_num_threads(1)
+    work = steps([make(envs, 1)])
+    while pipe.recv():
+        pipe.send(work())
 
 
 def observation(rounds: int) -> list[Figure]:
-    """Encoding the observation against the naive environment's code, all slots active."""
+    """Encoding the observation against the naive environment's code, all slots active.
+
+    For more environments than the bar asks about as well: there it is seen how much of it is the calls themselves.
+    """
     simulation, env = blending(OBSERVED), naive(MIXES[0])
     for _ in range(10):
         env.step()
     records = [env.record] * OBSERVED
+    more = np.resize(np.arange(OBSERVED), OBSERVED_MORE)
+    signals, slots = simulation.signals.take(more), simulation.slots.take(more)
 
     def per_element() -> int:
         np.array([observe(record, 50, 1_000.0) for record in records], np.float32)
@@ -148,12 +207,18 @@ def observation(rounds: int) -> list[Figure]:
             simulation.features()
         return 20 * OBSERVED
 
-    seconds = interleave({"per element": per_element, "encoded": encoded}, 10 * rounds)
-    quick = seconds["encoded"]
+    def encoded_more() -> int:
+        encode(signals, slots, max_epochs=50, budget=1_000.0)
+        return OBSERVED_MORE
+
+    sides = {"per element": per_element, "encoded": encoded, f"encoded, {OBSERVED_MORE}": encoded_more}
+    seconds = interleave(sides, 10 * rounds)
+    slow, quick, quicker = seconds.values()
     detail = {f"µs {side}": 1e6 * float(np.median(values)) for side, values in seconds.items()}
     return [
-        Figure(f"observation of {OBSERVED}: against per element", "×", seconds["per element"] / quick, Bar(50), detail),
+        Figure(f"observation of {OBSERVED}: against per element", "×", slow / quick, Bar(50), detail),
         Figure(f"observation of {OBSERVED}: per environment", "µs", 1e6 * quick, Bar(3, at_least=False)),
+        Figure(f"observation of {OBSERVED_MORE}: against per element", "×", slow / quicker),
     ]
 
 
@@ -183,16 +248,35 @@ class Stopwatch:
 
 
 def beside_the_networks(rounds: int) -> list[Figure]:
-    """What a step spends on everything but training and evaluating networks."""
+    """What a step spends on everything but training and evaluating networks.
+
+    For one host also with epochs that only repeat the outcome of the first, without training: what training leaves
+    of the caches is the difference.
+    """
     figures = []
     states: dict[str, Callable[[int], Simulation]] = {"no seeds": alone, "three blending seeds": blending}
     for name, make in states.items():
         for envs in (MANY, 1):
             simulation = make(envs)
             figures.append(_beside(f"{name}, K={envs}", simulation, steps([simulation], max(1, 8 // envs)), rounds))
+        repeat_epochs(simulation)
+        work = steps([simulation], 8)
+        figures.append(_beside(f"{name}, K=1, warm caches", simulation, work, rounds, barred=False))
     simulation = alone(MANY)
     figures.append(_beside(f"random play, K={MANY}", simulation, random_play(simulation, 4), rounds, barred=False))
     return figures
+
+
+def repeat_epochs(simulation: Simulation) -> None:
+    """Let a simulation train for one epoch more, and then give it the outcome of that one instead of training."""
+    train, outcomes = simulation.population.grow, list[Growth]()
+
+    def grow(*arguments: Any) -> Growth:
+        if not outcomes:
+            outcomes.append(train(*arguments))
+        return copy.deepcopy(outcomes[0])
+
+    setattr(simulation.population, "grow", grow)  # noqa: B010 - mypy lets no method be assigned
 
 
 def _beside(name: str, simulation: Simulation, work: Work, rounds: int, *, barred: bool = True) -> Figure:
@@ -204,7 +288,7 @@ def _beside(name: str, simulation: Simulation, work: Work, rounds: int, *, barre
     if simulation.envs > 1:
         bar = Bar(5, at_least=False) if barred else None
         return Figure(f"beside the networks: {name}", "%", 100 * outside / whole, bar, detail)
-    bar = Bar(0.7, at_least=False)
+    bar = Bar(0.7, at_least=False) if barred else None
     return Figure(f"beside the networks: {name}", "ms", per_step * outside, bar, detail)
 
 

@@ -18,12 +18,15 @@ INITIAL_SCALE = 0.1
 
 
 class Norm(Blueprint):
-    """Moves the features towards their own normalisation."""
+    """Moves the features towards their own normalisation.
+
+    It begins with a little of it: from 0 the proximal term can hold γ so close that a gate learns nothing.
+    """
 
     name = "norm"
 
     def init(self, channels: int, rng: np.random.Generator) -> dict[str, Float32]:
-        return {"gamma": layers.full(0.0, 1)}
+        return {"gamma": layers.full(INITIAL_SCALE, 1)}
 
     def delta(self, p: Mapping[str, Tensor], x: Tensor) -> Tensor:
         n = p["gamma"].shape[0]

@@ -1,4 +1,4 @@
-"""The blueprints of transformer hosts. Each ends in a layer that starts at zero."""
+"""The blueprints of transformer hosts. All but `norm` end in a layer that starts at zero."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from esper_env.network.blueprint import Blueprint
 from esper_env.network.layers import Float32
 
 HEADS = 4
+INITIAL_SCALE = 0.1
+"""Of `norm`, as on convolutional hosts."""
 WINDOW = 32
 """Positions that local attention looks at, the present one included."""
 
@@ -44,7 +46,7 @@ class TokenNorm(TokenBlueprint):
     name = "norm"
 
     def init(self, channels: int, rng: np.random.Generator) -> dict[str, Float32]:
-        return {"gamma": layers.full(0.0, 1)}
+        return {"gamma": layers.full(INITIAL_SCALE, 1)}
 
     def vectors(self, p: Mapping[str, Tensor], v: Tensor, batch: int) -> Tensor:
         return (tokens.layer_norm(v) - v) * torch.tanh(p["gamma"]).unsqueeze(1)

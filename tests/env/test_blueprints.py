@@ -258,9 +258,7 @@ def train_everywhere(task, name, algorithm, hosts=SEEDS):
         updated=np.ones(shape, bool),
         fossil=np.zeros(shape, bool),
     )
-    # Five batches do where every tensor moves at once; a gate gets no gradient while the delta is still zero.
-    samples = len(data) if algorithm == Algorithm.GATE else 5 * task.batch_size
-    order = np.stack([np.random.default_rng(env).permutation(len(data))[:samples] for env in range(hosts)])
+    order = np.stack([np.random.default_rng(env).permutation(len(data)) for env in range(hosts)])
     before = {key: [stack.value.clone() for stack in bank.stacks()] for key, bank in network.banks.items()}
     rates = Rates(task.host_lr, task.host_lr, 0.9, 5e-4, 1.0)
     inputs, targets = torch.from_numpy(data.inputs[None]), torch.from_numpy(data.labels[None])
@@ -278,10 +276,6 @@ def train_everywhere(task, name, algorithm, hosts=SEEDS):
     return still, stats
 
 
-UNLUCKY = {("norm", Algorithm.GATE, "digits_deep"): 1, ("norm", Algorithm.GATE, "shapes"): 1}
-"""Hosts of 52 that may fall short: γ starts at 0, the proximal term holds it there, and the gate gets no gradient."""
-
-
 def pair(name, algorithm):
     marks = [pytest.mark.slow] if name == "conv_heavy" else []
     return pytest.param(name, algorithm, marks=marks, id=f"{name}-{algorithm.name}")
@@ -292,9 +286,8 @@ def test_one_training_epoch_moves_every_parameter_with_good_health_whatever_the_
     for task in SMALL_IMAGES:
         still, stats = train_everywhere(TASKS[task], name, algorithm)
         assert stats.measured.all()
-        stood = {host for slot in still for hosts in slot.values() for host in hosts}
-        ill = set(np.flatnonzero((stats.health < 0.7).any(1)).tolist())
-        assert len(stood | ill) <= UNLUCKY.get((name, algorithm, task), 0), (task, still, stats.health.min(0))
+        assert not any(still), (task, still)
+        assert (stats.health >= 0.7).all(), (task, stats.health.min(0))
         assert not stats.exploding.any(), task
 
 

@@ -351,7 +351,7 @@ def test_one_training_epoch_moves_every_parameter_with_good_health_whatever_the_
         ~everywhere,
     )
     before = {key: [stack.value.clone() for stack in bank.stacks()] for key, bank in network.banks.items()}
-    # A gate gets no gradient while the delta is still zero; a norm takes a few batches to leave it.
+    # A gate gets no gradient while the delta is still zero.
     samples = 32 if algorithm == Algorithm.GATE else 8
     order = np.stack([np.random.default_rng(env).permutation(len(data))[:samples] for env in range(hosts)])
     tensors = torch.from_numpy(data.inputs[None]), torch.from_numpy(data.labels[None])

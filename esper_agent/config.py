@@ -39,7 +39,7 @@ def _check_heads(name: str, values: Mapping[str, float]) -> None:
 
 
 FIRST_BIAS: Mapping[str, Mapping[str, float]] = {
-    "op": {"WAIT": -1.0, "SET_ALPHA_TARGET": -4.0, "PRUNE": -4.0},
+    "op": {"WAIT": -3.0, "SET_ALPHA_TARGET": -7.0, "PRUNE": -7.0},
     "alpha_target": {"HALF": -3.0, "SEVENTY": -3.0},
 }
 """A beginner to whom all choices are alike hardly ever makes a seed permanent: it prunes as readily as it plants, and
@@ -134,9 +134,9 @@ class PPOConfig(Options):
     None keeps it. What helps a beginner to find out what there is can hold back who knows."""
     entropy_weights: Mapping[str, float] = field(default_factory=lambda: dict(ENTROPY_WEIGHTS))
     """Per-head factors of the entropy bonus; a head left out has none."""
-    entropy_from: str = "even"
-    """What the bonus draws heads to: `even` odds, or those of the `beginner`, whose logits are `first_bias`; with the
-    latter what makes no difference is decided as a beginner would."""
+    entropy_from: str = "beginner"
+    """What the bonus draws heads to: the odds of a `beginner`, whose logits are `first_bias`, so that what makes no
+    difference is decided as a beginner would; or `even` ones."""
     value_coefficient: float = 0.5
     """Weight of the critic's mean squared error."""
     value_clip: float | None = None
@@ -170,7 +170,7 @@ class PPOConfig(Options):
         if self.baseline is not None:
             _check_choice("baseline", self.baseline, ("factored", "q_op", "state"))
         _check_choice("head_average", self.head_average, ("relevant", "steps"))
-        _check_choice("entropy_from", self.entropy_from, ("even", "beginner"))
+        _check_choice("entropy_from", self.entropy_from, ("beginner", "even"))
         for name in ("normalize_advantages", "normalize_rewards"):
             check_flag(name, getattr(self, name))
         for name in ("epochs", "minibatches", "max_bad_steps"):

@@ -1,8 +1,8 @@
 """A blueprint: a module that a seed can be, as a delta that maps a slot's features to a correction.
 
-Each is one class: the parameters of one seed, and the delta of n of them stacked. Every one leaves something to learn at
-initialisation: what would be zero there starts small where a factor, a gate or a ReLU comes after it, and a layer that
-does start at zero is the last before the output.
+Each is one class: the parameters of one seed, and the delta of n of them stacked. Every one leaves something to learn
+at initialisation: what would be zero there starts small where a factor, a gate or a ReLU comes after it, and a layer
+that does start at zero is the last before the output.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def test_weights_are_initialised_as_designed():
     biased = [name for name, value in network.named_parameters() if value.any() and name.endswith(".bias")]
     of_heads = ["heads.alpha_target.2.bias", "heads.op.2.bias"]
     assert [name for name in biased if "norm" not in name and "encoder.1" not in name] == of_heads
-    assert network.heads["op"][2].bias.tolist() == [-1, 0, -4, -4, 0, 0]
+    assert network.heads["op"][2].bias.tolist() == [-3, 0, -7, -7, 0, 0]
     assert network.heads["alpha_target"][2].bias.tolist() == [-3, -3, 0]
     assert network.critic.last.weight.norm().item() == pytest.approx(1, abs=1e-5)
     lstm = network.memory.lstm

@@ -102,7 +102,17 @@ independent heads can not express |
     The first six are the objective, `info["objective_reward"]`: report their undiscounted sum. Other modes are
     `objective`, `simplified`, `sparse` and `minimal`; a dict sets weights, and `register_reward` adds a mode.
 
-    ## Info
+    ## Starting State
+
+    A fresh host initialised from the seed, validated but not trained, with every slot DORMANT.
+
+    ## Episode End
+
+    1. Termination: `max_epochs` epochs have been trained. The budget is part of the task and its progress is observed.
+    2. Termination: the governor rolled the host back and `on_panic="terminate"`.
+    3. Truncation: `max_episode_steps` of `gymnasium.make`, if given.
+
+    ## Information
 
     Always the same keys, plain numbers or one number per slot:
 
@@ -131,16 +141,6 @@ independent heads can not express |
     | alpha | alpha of each slot |
     | reward_terms | the reward by name |
     | action_mask | valid choices of each head, for `action_space.sample(mask=...)` |
-
-    ## Starting State
-
-    A fresh host initialised from the seed, validated but not trained, with every slot DORMANT.
-
-    ## Episode End
-
-    1. Termination: `max_epochs` epochs have been trained. The budget is part of the task and its progress is observed.
-    2. Termination: the governor rolled the host back and `on_panic="terminate"`.
-    3. Truncation: `max_episode_steps` of `gymnasium.make`, if given.
 
     ## Arguments
 

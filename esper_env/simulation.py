@@ -429,7 +429,7 @@ class Simulation:
 
     # State
 
-    _EVOLVING = ("slots", "signals", "ledger", "governor", "counters", "streams", "terms")
+    _EVOLVING = ("slots", "signals", "ledger", "governor", "counters", "streams", "terms", "coalition_score")
 
     def get_state(self) -> dict[str, Any]:
         """Everything that evolves, as an independent copy."""
@@ -440,7 +440,6 @@ class Simulation:
         """Continue from a state taken from a simulation of the same configuration and size."""
         state = copy.deepcopy(state)
         self._known = _Known()
-        self.coalition_score[:] = UNMEASURED  # of the last epoch alone, and nothing depends on it: no state holds it
         for name in self._EVOLVING:
             setattr(self, name, state[name])
         self.population.stacks = state["networks"]

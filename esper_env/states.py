@@ -9,7 +9,7 @@ from typing import Any
 from esper_env.simulation import Simulation
 
 FORMAT = "esper-seed-state"
-VERSION = 2
+VERSION = 3
 ENVELOPE = frozenset(("envs", "stacks", "config", "blueprints", "simulation", "shell"))
 """What a state holds beside its format and version."""
 

@@ -36,7 +36,7 @@ def info_keys() -> str:
     """Every key of info: what kind of value it has, and its meaning."""
     env = SeedEnv(max_epochs=1)
     _, info = env.reset(seed=0)
-    told = dict(re.findall(r"^\| (\w+) \| (.+) \|$", _SECTIONS["Info"], re.MULTILINE))
+    told = dict(re.findall(r"^\| (\w+) \| (.+) \|$", _SECTIONS["Information"], re.MULTILINE))
     rows = ((code(key), _kind(value), INFO[key].meaning if key in INFO else told[key]) for key, value in info.items())
     return table(("Key", "Value", "Meaning"), rows)
 

@@ -35,8 +35,8 @@ def test_its_examples_do_what_they_say(module):
 
 
 def test_its_sections_are_in_the_order_of_gymnasium():
-    order = ["Description", "Action Space", "Observation Space", "Rewards", "Info", "Starting State", "Episode End"]
-    assert list(SECTIONS) == [*order, "Arguments", "Version History"]
+    order = ["Description", "Action Space", "Observation Space", "Rewards", "Starting State", "Episode End"]
+    assert list(SECTIONS) == [*order, "Information", "Arguments", "Version History"]
 
 
 def test_its_heads_are_those_of_the_action():
@@ -66,7 +66,7 @@ def test_its_terms_are_those_of_the_reward():
 
 
 def test_its_info_is_that_of_the_table():
-    rows = table("Info")
+    rows = table("Information")
     assert {name: row[0] for name, row in rows.items() if name in INFO} == {n: e.meaning for n, e in INFO.items()}
     env = SeedEnv(max_epochs=1)
     _, info = env.reset(seed=0)

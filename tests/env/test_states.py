@@ -75,6 +75,14 @@ def test_a_vector_environment_continues_from_states_forks_and_pickles(mode):
     other.close()
 
 
+def test_a_fork_tells_of_the_hosts_that_a_partial_reset_leaves_alone_what_its_origin_tells():
+    envs = SeedVectorEnv(3, autoreset_mode="disabled", **OPTIONS)
+    envs.reset(seed=1)
+    envs.step(np.zeros((3, 8), int))
+    fork, mask = envs.fork(), {"reset_mask": np.array([False, True, False])}
+    assert same(envs.reset(seed=[None, 5, None], options=mask), fork.reset(seed=[None, 5, None], options=mask))
+
+
 def test_a_state_does_not_move_on_with_the_environment_it_came_from():
     env = single()
     state = env.get_state()
@@ -127,7 +135,7 @@ def several(count=2, **options):
         (lambda: {"weights": 1}, "no state of an Esper environment but a dict"),
         (lambda: None, "no state of an Esper environment but a NoneType"),
         (lambda: b"bytes", "no state of an Esper environment but a bytes"),
-        (lambda: single().get_state() | {"version": 0}, "version 0, this package reads version 2"),
+        (lambda: single().get_state() | {"version": 0}, "version 0, this package reads version 3"),
         (lambda: single(max_epochs=8).get_state(), "max_epochs: 8 there, 9 here"),
         (lambda: single(reward="sparse").get_state(), "another configuration .*reward"),
         (lambda: single(task="shapes").get_state(), "task: 'shapes' there, 'digits' here"),

@@ -114,7 +114,7 @@ def _mix(colour: Colour, share: float, ground: Colour = PAPER) -> Colour:
 
 def _ink(stage: Stage) -> Colour:
     """The colour of a stage, dark enough for words; those that no seed lives in are told apart by no colour."""
-    return _mix(COLOURS[stage], 0.7, INK) if PRESENT[stage] else QUIET
+    return _mix(COLOURS[stage], 0.8, INK) if PRESENT[stage] else QUIET
 
 
 class Canvas:

@@ -24,9 +24,10 @@ from gymnasium.vector.utils import batch_space
 
 from esper_env.actions import CANONICAL_ACTION, CAUSAL_MASK, HEAD_INDEX, Op, blueprint_names, head_sizes
 from esper_env.arrays import Bools, Ints
-from esper_env.config import ConfigError, EnvConfig
+from esper_env.config import EnvConfig
 from esper_env.env import SeedEnv
 from esper_env.masks import head_slices
+from esper_env.simulation import Simulation
 from esper_env.spaces import Observation
 from esper_env.vector_env import SeedVectorEnv
 
@@ -59,10 +60,17 @@ class JointActions:
 
     def mask(self, observation: Observation) -> Bools:
         """Which of them are legal in the states seen, `[..., actions]`: exactly those that would execute."""
+        return self._legal(np.asarray(observation["action_mask"], bool), np.asarray(observation["slot_by_op"], bool))
+
+    def present_mask(self, simulation: Simulation) -> Bools:
+        """Which of them are legal in the present state of every host, `[envs, actions]`."""
+        masks = simulation.masks()
+        return self._legal(masks.heads, masks.slot_by_op)
+
+    def _legal(self, heads: Bools, slot_by_op: Bools) -> Bools:
         op, slot = self.vectors[:, HEAD_INDEX["op"]], self.vectors[:, HEAD_INDEX["slot"]]
-        heads = np.asarray(observation["action_mask"], bool)
         ops = heads[..., head_slices(self.num_slots, self.num_blueprints)["op"]]
-        joint = np.asarray(observation["slot_by_op"], bool).reshape(*heads.shape[:-1], len(Op), self.num_slots)
+        joint = slot_by_op.reshape(*heads.shape[:-1], len(Op), self.num_slots)
         legal: Bools = ops[..., op] & (joint[..., op, slot] | (op == Op.WAIT))
         return legal
 
@@ -75,34 +83,12 @@ class JointActions:
         return vectors
 
 
-class _Masked:
-    """Remembers which numbers are legal, and puts them into info."""
-
-    joint_actions: JointActions
-    _mask: Bools
-
-    def _masked(self, observation: Observation, info: dict[str, Any]) -> dict[str, Any]:
-        self._mask = self.joint_actions.mask(observation)
-        return info | {"action_mask": self._mask.astype(np.int8)}
-
-    def action_masks(self) -> Bools:
-        """Which numbers are legal now: `[actions]`, with the hosts before it in a stack."""
-        return self._mask.copy()
-
-
-def _joint_actions(config: EnvConfig, heads: spaces.Space[Any], observed: spaces.Space[Any]) -> JointActions:
+def _joint_actions(config: EnvConfig, heads: spaces.MultiDiscrete) -> JointActions:
     """Those of an environment; blueprints may have been registered since it was made."""
-    kept = observed.spaces if isinstance(observed, spaces.Dict) else {}
-    if missing := {"action_mask", "slot_by_op"} - set(kept):
-        raise ConfigError(
-            f"The observation lacks {' and '.join(sorted(missing))}, which tell what is legal: make the actions flat "
-            "first, and put wrappers that change the observation around that."
-        )
-    sizes = cast(spaces.MultiDiscrete, heads).nvec
-    return JointActions(config.num_slots, config.blueprints, int(sizes[HEAD_INDEX["blueprint"]]))
+    return JointActions(config.num_slots, config.blueprints, int(heads.nvec[HEAD_INDEX["blueprint"]]))
 
 
-class FlatDiscrete(_Masked, gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.RecordConstructorArgs):
+class FlatDiscrete(gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.RecordConstructorArgs):
     """One `Discrete` action instead of eight heads, with an exact mask.
 
     `info["action_mask"]` is the mask that `action_space.sample(mask=...)` takes, `action_masks()` is what MaskablePPO
@@ -113,38 +99,52 @@ class FlatDiscrete(_Masked, gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.uti
         gymnasium.utils.RecordConstructorArgs.__init__(self)
         super().__init__(env)
         bare = cast(SeedEnv, env.unwrapped)
-        self.joint_actions = _joint_actions(bare.config, bare.action_space, env.observation_space)
+        self.joint_actions = _joint_actions(bare.config, bare.action_space)
         self.action_space = spaces.Discrete(len(self.joint_actions))
-        self._mask: Bools = np.zeros(len(self.joint_actions), bool)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
         """Begin an episode."""
         observation, info = self.env.reset(seed=seed, options=options)
-        return observation, self._masked(observation, info)
+        return observation, self._with_mask(info)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Take the action of this number."""
         observation, reward, terminated, truncated, info = self.env.step(self.joint_actions.lookup(action))
-        return observation, reward, terminated, truncated, self._masked(observation, info)
+        return observation, reward, terminated, truncated, self._with_mask(info)
+
+    def action_masks(self) -> Bools:
+        """Which numbers are legal in the present state, `[actions]`; before a `reset`, that of a host without seeds."""
+        legal: Bools = self.joint_actions.present_mask(cast(SeedEnv, self.unwrapped)._simulation)[0]
+        return legal
+
+    def _with_mask(self, info: dict[str, Any]) -> dict[str, Any]:
+        return info | {"action_mask": self.action_masks().astype(np.int8)}
 
 
-class FlatDiscreteVector(_Masked, VectorWrapper):
+class FlatDiscreteVector(VectorWrapper):
     """`FlatDiscrete` for a vector environment; `info["action_mask"]` is `[num_envs, actions]`."""
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
         super().__init__(env)
         bare = cast(SeedVectorEnv, env.unwrapped)
-        self.joint_actions = _joint_actions(bare.config, bare.single_action_space, env.single_observation_space)
+        heads = cast(spaces.MultiDiscrete, bare.single_action_space)
+        self.joint_actions = _joint_actions(bare.config, heads)
         self.single_action_space = spaces.Discrete(len(self.joint_actions))
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._mask: Bools = np.zeros((self.num_envs, len(self.joint_actions)), bool)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin episodes."""
         observation, info = self.env.reset(seed=seed, options=options)
-        return observation, self._masked(observation, info)
+        return observation, self._with_mask(info)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Take the actions of these numbers, one per host."""
         observation, reward, terminated, truncated, info = self.env.step(self.joint_actions.lookup(actions))
-        return observation, reward, terminated, truncated, self._masked(observation, info)
+        return observation, reward, terminated, truncated, self._with_mask(info)
+
+    def action_masks(self) -> Bools:
+        """Which numbers are legal in the present states, `[num_envs, actions]`; before a `reset` as for one host."""
+        return self.joint_actions.present_mask(cast(SeedVectorEnv, self.unwrapped)._simulation)
+
+    def _with_mask(self, info: dict[str, Any]) -> dict[str, Any]:
+        return info | {"action_mask": self.action_masks().astype(np.int8)}

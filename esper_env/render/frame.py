@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from esper_env.actions import CNN, Op, action_heads
-from esper_env.lifecycle.stages import BLENDED, Stage
+from esper_env.actions import ALPHA_SPEEDS, ALPHA_TARGETS, CNN, Algorithm, Op, action_heads
+from esper_env.lifecycle.stages import ALPHA_CONTROLLED, BLENDED, PRESENT, Stage
 from esper_env.lifecycle.state import EMPTY, NEVER
 from esper_env.network.host import Host
 from esper_env.simulation import Simulation
@@ -18,7 +18,7 @@ MEANING = {
     Stage.DORMANT: "empty",
     Stage.GERMINATED: "just planted",
     Stage.TRAINING: "learns, unused",
-    Stage.BLENDING: "alpha on its way",
+    Stage.BLENDING: "blended by alpha",
     Stage.HOLDING: "in use, on trial",
     Stage.FOSSILIZED: "permanent",
     Stage.PRUNED: "seed removed",
@@ -26,6 +26,24 @@ MEANING = {
     Stage.RESETTING: "slot rests",
 }
 """Every stage in a few words."""
+PAYS = {
+    "progress": "change of the score",
+    "forfeit": "was not permanent",
+    "rent": "for seeds in use",
+    "shock": "for jumps of alpha",
+    "op_cost": "for the action",
+    "governor": "for the rollback",
+    "attribution": "early pay for worth",
+    "stage": "early pay for stages",
+    "hindsight": "for helped seeds",
+    "activity": "for any action",
+    "committed": "permanent score",
+    "size": "permanent size",
+    "early_prune": "removed too early",
+}
+"""What the terms of the reward are paid for, in a few words."""
+STILL = 1e-9
+"""Alpha is at its target when it differs by no more."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +53,8 @@ class Measure:
     name: str
     unit: str
     meaning: str
+    scale: str = ""
+    """What its ends are, where its name does not tell."""
 
     def of(self, value: float) -> str:
         """A value of it in words."""
@@ -42,8 +62,7 @@ class Measure:
 
 
 BY_ACCURACY = Measure("accuracy", " %", "answers right")
-BY_LOSS = Measure("score", "", "of 100")
-"""0 is guessing and 100 the loss that is aimed at."""
+BY_LOSS = Measure("score", "", "of 100", "0 is guessing, 100 the loss aimed at")
 
 
 @dataclass(frozen=True)
@@ -81,6 +100,7 @@ class SlotView:
     stage: Stage
     epochs_in_stage: int
     blueprint: str | None
+    algorithm: Algorithm
     alpha: float
     target: float
     contribution: float | None
@@ -90,6 +110,33 @@ class SlotView:
     """The first and the last of the host's blocks between the slot before and this one, counted from 1."""
     width: str
     """Of the host at this slot, in words."""
+
+    @property
+    def moving(self) -> bool:
+        """Is alpha not yet at its target?"""
+        return bool(BLENDED[self.stage]) and abs(self.alpha - self.target) > STILL
+
+    @property
+    def meaning(self) -> str:
+        """Its stage in a few words, and where alpha goes while an agent can steer it."""
+        if ALPHA_CONTROLLED[self.stage] and self.target == 0:
+            return "fades out"
+        if self.stage == Stage.BLENDING:
+            return f"alpha {'goes to' if self.moving else 'rests at'} {self.target:g}"
+        return MEANING[self.stage]
+
+    @property
+    def blend(self) -> str:
+        """How the seed is blended in; empty where there is no seed to blend."""
+        return self.algorithm.name if PRESENT[self.stage] else ""
+
+    @property
+    def worth(self) -> str:
+        """The contribution to a tenth; empty where that has not been measured."""
+        if self.contribution is None:
+            return ""
+        said = f"{self.contribution:+z.1f}"
+        return "0.0" if said == "+0.0" else said
 
 
 @dataclass(frozen=True)
@@ -189,6 +236,7 @@ def _slot(simulation: Simulation, slot: int, stage: Stage, alpha: float) -> Slot
         stage=stage,
         epochs_in_stage=of(slots.epochs_in_stage),
         blueprint=None if blueprint == EMPTY else simulation.blueprints[blueprint],
+        algorithm=Algorithm(of(slots.algorithm)),
         alpha=alpha,
         target=of(slots.target),
         contribution=of(slots.contribution) if measured else None,
@@ -204,17 +252,28 @@ def blocks_before(host: Host) -> list[tuple[int, int]]:
     return [(before + 1, end) for before, end in pairwise(ends)]
 
 
+def _duration(epochs: int) -> str:
+    return f"over {epochs} epochs" if epochs else "at once"
+
+
+_SAID = {
+    "alpha_target": tuple(f"{target:g}" for target in ALPHA_TARGETS),
+    "alpha_speed": tuple(_duration(epochs) for epochs in ALPHA_SPEEDS.tolist()),
+}
+"""Choices of heads that say more as a quantity."""
+
+
 def words(vector: Sequence[int], num_slots: int) -> str:
     """An action vector in words; a number outside the action space is said as it is."""
     said = {
-        head.name: head.choices[choice] if 0 <= choice < head.size else str(choice)
+        head.name: _SAID.get(head.name, head.choices)[choice] if 0 <= choice < head.size else str(choice)
         for head, choice in zip(action_heads(num_slots), vector, strict=True)
     }
-    slot, speed = f"slot {said['slot']}", said["alpha_speed"].lower()
+    slot, style = f"slot {said['slot']}", f"style {said['style']}"
     meaning = {
         Op.WAIT.name: "train an epoch and change nothing",
-        Op.GERMINATE.name: f"plant {said['blueprint']} in {slot}",
-        Op.SET_ALPHA_TARGET.name: f"take alpha in {slot} to {said['alpha_target'].lower()}, speed {speed}",
+        Op.GERMINATE.name: f"plant {said['blueprint']} in {slot}, {style}",
+        Op.SET_ALPHA_TARGET.name: f"take alpha in {slot} to {said['alpha_target']} {said['alpha_speed']}, {style}",
         Op.PRUNE.name: f"remove the seed in {slot}",
         Op.FOSSILIZE.name: f"make the seed in {slot} permanent",
         Op.ADVANCE.name: f"move the seed in {slot} to its next stage",

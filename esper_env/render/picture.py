@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import groupby
-from textwrap import wrap
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,7 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("Pictures need Pillow: pip install 'esper[render]'.", name=error.name) from error
 
-from esper_env.lifecycle.stages import BLENDED, COOLDOWN, Stage
+from esper_env.lifecycle.stages import BLENDED, COOLDOWN, PRESENT, Stage
 from esper_env.render.colours import (
     ACCURACY,
     ALARM,
@@ -30,7 +29,7 @@ from esper_env.render.colours import (
     QUIET,
     Colour,
 )
-from esper_env.render.frame import MEANING, Event, Frame, SlotView
+from esper_env.render.frame import PAYS, Event, Frame, SlotView
 
 WIDTH, HEIGHT = 960, 640
 """Multiples of 16, as video encoders like them."""
@@ -47,6 +46,8 @@ KEY = (
 SEED_SIZE = {Stage.GERMINATED: 14, Stage.TRAINING: 30, Stage.PRUNED: 30, Stage.EMBARGOED: 14, Stage.RESETTING: 8}
 """Pixels across; a seed that is in use is `GROWN`."""
 GROWN = 44
+SMALLEST = 10
+"""Size of letters that can just be read."""
 
 ABOUT = (
     "Each epoch an agent may plant a small module, a seed, in a slot of the network, blend it",
@@ -54,11 +55,11 @@ ABOUT = (
 )
 
 MARGIN = 36
-WIRE, SEED_Y = 122, 180
-"""Heights of the wire through the host, and of the seeds."""
+WIRE, SEED_Y, FACT = 122, 180, 15
+"""Heights of the wire through the host, of the seeds, and of a line about one."""
 LEFT, RIGHT, TOP = 82, 640, 346
 BANDS_END, BAND = 578, 15
-SIDE, MOST_NEWS = 676, 3
+SIDE, TERM, MOST_NEWS = 676, 80, 3
 LEGEND = 612
 
 
@@ -83,19 +84,37 @@ def _stamp(words: str, size: int, anchor: str, bold: bool) -> tuple[Image.Image,
     return stamp, (x, y)
 
 
-def _fitting(words: str, size: int, width: float) -> str:
-    """The words, cut where they would run over."""
-    if _width(words, size) <= width:
-        return words
-    while words and _width(words + "…", size) > width:
-        words = words[:-1]
-    return words + "…"
+def _fitting(words: str, size: int, width: float) -> tuple[str, int]:
+    """The words and the size at which they fit; where none that can be read does, they are cut."""
+    while size > SMALLEST and _width(words, size) > width:
+        size -= 1
+    if _width(words, size) > width:
+        while words and _width(words + "…", size) > width:
+            words = words[:-1]
+        words += "…"
+    return words, size
+
+
+def _wrapped(words: str, size: int, width: float) -> list[str]:
+    """The words as lines that fit."""
+    lines: list[str] = []
+    for word in words.split():
+        if lines and _width(f"{lines[-1]} {word}", size) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
 
 
 def _mix(colour: Colour, share: float, ground: Colour = PAPER) -> Colour:
     """A colour at an opacity."""
     r, g, b = (round(share * c + (1 - share) * p) for c, p in zip(colour, ground, strict=True))
     return r, g, b
+
+
+def _ink(stage: Stage) -> Colour:
+    """The colour of a stage, dark enough for words; those that no seed lives in are told apart by no colour."""
+    return _mix(COLOURS[stage], 0.8, INK) if PRESENT[stage] else QUIET
 
 
 class Canvas:
@@ -160,15 +179,15 @@ def picture(frame: Frame) -> npt.NDArray[np.uint8]:
 def _heading(canvas: Canvas, frame: Frame) -> None:
     canvas.words((MARGIN, 38), "A neural network grows while it trains", 22, bold=True)
     for row, line in enumerate(ABOUT):
-        canvas.words((MARGIN, 59 + 16 * row), line, 13, QUIET)
-    seeds = sum(slot.params for slot in frame.slots)
-    size = f"{frame.host_params:,} parameters + {seeds:,} in seeds"
-    canvas.words((WIDTH - MARGIN, 75), f"task {frame.task}: {size}", 12, QUIET, "rs")
-    canvas.words((WIDTH - MARGIN, 40), f"epoch {frame.now.number} of {frame.max_epochs}", 18, anchor="rs", bold=True)
-    length = 220
-    start, share = WIDTH - MARGIN - length, min(frame.now.number / frame.max_epochs, 1.0)
-    canvas.box((start, 52), (length, 8), FAINT, radius=4)
-    canvas.box((start, 52), (length * share, 8), HOST, radius=min(4, length * share / 2))
+        canvas.words((MARGIN, 61 + 16 * row), line, 13, QUIET)
+    right, seeds = WIDTH - MARGIN, sum(slot.params for slot in frame.slots)
+    canvas.words((right, 34), f"epoch {frame.now.number} of {frame.max_epochs}", 18, anchor="rs", bold=True)
+    length, share = 220, min(frame.now.number / frame.max_epochs, 1.0)
+    canvas.box((right - length, 41), (length, 8), FAINT, radius=4)
+    canvas.box((right - length, 41), (length * share, 8), HOST, radius=min(4, length * share / 2))
+    about = (f"task {frame.task}", f"{frame.host_params:,} parameters + {seeds:,} in seeds")
+    for row, line in enumerate(about):
+        canvas.words((right, 63 + 16 * row), *_fitting(line, 12, 320), QUIET, "rs")
 
 
 # The network
@@ -183,12 +202,12 @@ def _network(canvas: Canvas, frame: Frame) -> None:
     canvas.words((MARGIN + 29, WIRE), "data", 13, QUIET, "mm")
     for number, slot in enumerate(frame.slots):
         left = first + number * pitch
-        wide = min(pitch * 0.48, 114)
+        wide = min(pitch * 0.55, 114)
         canvas.box((left, WIRE - 24), (wide, 48), HOST, radius=7)
         begin, end = slot.blocks
-        blocks = f"block {end}" if begin == end else f"blocks {begin} to {end}"
-        canvas.words((left + wide / 2, WIRE - 7), _fitting(blocks, 14, wide), 14, PAPER, "mm", bold=True)
-        canvas.words((left + wide / 2, WIRE + 11), _fitting(slot.width, 11, wide), 11, LINE, "mm")
+        blocks = f"block {end}" if begin == end else f"blocks {begin}–{end}"
+        canvas.words((left + wide / 2, WIRE - 7), *_fitting(blocks, 14, wide - 6), PAPER, "mm", bold=True)
+        canvas.words((left + wide / 2, WIRE + 11), *_fitting(slot.width, 11, wide - 6), LINE, "mm")
         _seed(canvas, slot, number, left + wide + (pitch - wide) / 2, pitch - 10)
     left = WIDTH - MARGIN - 94
     canvas.box((left, WIRE - 24), (94, 48), _mix(ACCURACY, 0.12), ACCURACY, radius=7)
@@ -215,19 +234,19 @@ def _seed(canvas: Canvas, slot: SlotView, number: int, x: float, width: float) -
         reach = size / 2 + 5
         canvas.line([(x - reach, SEED_Y - reach), (x + reach, SEED_Y + reach)], colour, 3)
         canvas.line([(x - reach, SEED_Y + reach), (x + reach, SEED_Y - reach)], colour, 3)
-    y = SEED_Y + 44
+    y = SEED_Y + 41
 
     def line(words: str, colour: Colour = QUIET, size: int = 12, *, bold: bool = False) -> None:
         nonlocal y
-        canvas.words((x, y), _fitting(words, size, width), size, colour, "ms", bold=bold)
-        y += 17
+        canvas.words((x, y), *_fitting(words, size, width), colour, "ms", bold=bold)
+        y += FACT
 
     line(f"slot {number}: {slot.blueprint or 'empty'}", INK, 14, bold=True)
     if stage == Stage.DORMANT:
         line("room for a seed")
         return
-    line(stage.name, _mix(colour, 0.85, INK), 13, bold=True)
-    line(MEANING[stage])
+    line(stage.name, _ink(stage), 13, bold=True)
+    line(slot.meaning)
     if BLENDED[stage]:
         bar = min(86.0, width - 74)
         start = x - (bar + 68) / 2 + 36
@@ -235,10 +254,15 @@ def _seed(canvas: Canvas, slot: SlotView, number: int, x: float, width: float) -
         canvas.box((start, y - 9), (bar, 9), LINE, radius=3)
         canvas.box((start, y - 9), (bar * slot.alpha, 9), colour, radius=min(3, bar * slot.alpha / 2))
         canvas.words((start + bar + 6, y), f"{slot.alpha:.2f}", 12, INK)
-        y += 17
+        if slot.moving:
+            goal = start + bar * slot.target
+            canvas.line([(goal, y - 12), (goal, y + 3)], INK, 2)
+        y += FACT
+    if slot.blend:
+        line(f"blend {slot.blend}")
     if slot.contribution is not None:
         felt = QUIET if abs(slot.contribution) < 0.05 else ACCURACY if slot.contribution > 0 else ALARM
-        line(f"worth {slot.contribution:+.1f} points", felt, 13)
+        line(f"worth {slot.worth} points", felt, 13)
     if slot.params:
         line(f"{slot.params:,} parameter{'s' if slot.params > 1 else ''}")
 
@@ -258,6 +282,7 @@ def _curves(canvas: Canvas, frame: Frame) -> None:
         return bottom - (bottom - TOP) * percent / 100
 
     canvas.words((LEFT, TOP - 14), f"{frame.measure.name.capitalize()} on the validation data", 14, bold=True)
+    canvas.words((RIGHT, TOP - 14), frame.measure.scale, 12, QUIET, "rs")
     for percent in (0, 25, 50, 75, 100):
         canvas.line([(LEFT, y(percent)), (RIGHT, y(percent))], FAINT, 1)
         canvas.words((LEFT - 8, y(percent)), f"{percent}{frame.measure.unit}", 12, QUIET, "rm")
@@ -305,7 +330,7 @@ def _last_step(canvas: Canvas, frame: Frame) -> None:
 
     def paragraph(words: str, colour: Colour = INK, size: int = 13) -> None:
         nonlocal y
-        for line in wrap(words, 38):
+        for line in _wrapped(words, size, right - SIDE):
             y += 18
             canvas.words((SIDE, y), line, size, colour)
 
@@ -318,16 +343,17 @@ def _last_step(canvas: Canvas, frame: Frame) -> None:
         paragraph("not legal: it waited instead", ALARM)
     news = frame.news()
     for event in news[:MOST_NEWS]:
-        paragraph(f"{event}", ALARM if event.stage is None else COLOURS[event.stage])
-    if len(news) > MOST_NEWS:
-        paragraph(f"and {len(news) - MOST_NEWS} more slots changed", QUIET)
+        paragraph(f"{event}", ALARM if event.stage is None else _ink(event.stage))
+    if (more := len(news) - MOST_NEWS) > 0:
+        paragraph(f"and {more} more slot{'s' if more > 1 else ''} changed", QUIET)
     y += 30
     canvas.words((SIDE, y), "Reward of this epoch", 14, bold=True)
-    canvas.words((right, y), f"{frame.reward:+.3f}", 14, anchor="rs", bold=True)
+    canvas.words((right, y), f"{frame.reward:+z.3f}", 14, anchor="rs", bold=True)
     end = BANDS_END if frame.verdict is None else BANDS_END - 50
     for name, value in _largest(frame.terms, int((end - y) / 17)).items():
         y += 17
-        canvas.words((SIDE, y), name, 13, QUIET)
+        canvas.words((SIDE, y), *_fitting(name, 13, TERM - 4), QUIET)
+        canvas.words((SIDE + TERM, y), PAYS.get(name, ""), 11, QUIET)
         canvas.words((right, y), f"{value:+.3f}", 13, ACCURACY if value > 0 else ALARM, "rs")
     if frame.verdict is not None:
         canvas.box((SIDE - 8, BANDS_END - 44), (right - SIDE + 16, 44), _mix(PERMANENT, 0.1), PERMANENT, radius=7)

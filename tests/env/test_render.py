@@ -5,7 +5,8 @@ import pickle
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from functools import cache
+from itertools import combinations, pairwise
 
 import gymnasium as gym
 import numpy as np
@@ -13,21 +14,30 @@ import pytest
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.wrappers import RecordVideo
 
-from esper_env.actions import Op, blueprint_names
+from esper_env.actions import Algorithm, Op, Style
 from esper_env.config import ConfigError
 from esper_env.env import SeedEnv
 from esper_env.lifecycle.stages import Stage
 from esper_env.observation import SLOT_FEATURES
+from esper_env.options import resolve
 from esper_env.render import screen
-from esper_env.render.frame import MEANING, look, words
-from esper_env.render.picture import ACCURACY, ALARM, COLOURS, HEIGHT, PERMANENT, WIDTH, picture
+from esper_env.render.frame import MEANING, PAYS, blocks_before, look, words
+from esper_env.render.picture import ACCURACY, ALARM, COLOURS, HEIGHT, INK, PAPER, PERMANENT, WIDTH, _font, picture
 from esper_env.render.text import text
 from esper_env.render.viewer import RENDER_MODES, Viewer
+from esper_env.reward import REWARDS
+from esper_env.simulation import Simulation
+from esper_env.tasks import TASKS
 from esper_env.vector_env import SeedVectorEnv
 from tests.conftest import BRIEF, BRIEF_FEW, HASTY, action, random_actions, simulate
 
 OPTIONS = {"max_epochs": 12, "training": BRIEF, "lifecycle": HASTY}
 STAGES = [stage for stage in Stage if stage != Stage.UNKNOWN]
+LAYOUTS = [(name, slots) for name, task in TASKS.items() for slots in range(1, len(task.host.slot_of_block) + 1)]
+"""Every task with every number of slots that it can have."""
+DURATIONS = ("at once", "over 3 epochs", "over 5 epochs", "over 8 epochs")
+READABLE = 3.5
+"""The least contrast between words and what they stand on."""
 SCRIPT = [
     action(Op.GERMINATE, 0, "conv_light"),
     action(Op.ADVANCE, 0),
@@ -76,6 +86,53 @@ def in_stage(frame, stage):
     return replace(frame, slots=slots, epochs=(*frame.epochs[:-1], now))
 
 
+@cache
+def untouched(name):
+    """A frame of this task with a slot behind every block, and the largest seed of each; no data is read."""
+    config, task = resolve({"task": name, "num_slots": len(TASKS[name].host.slot_of_block), "max_epochs": 1000})
+    simulation = Simulation(config, task, 1)
+    widest = max(config.blueprints, key=lambda blueprint: _font(14).getlength(blueprint))
+    frame = look(simulation)
+    slots = zip(frame.slots, simulation._sizes.max(1).tolist(), strict=True)
+    return replace(frame, slots=tuple(replace(slot, blueprint=widest, params=largest) for slot, largest in slots))
+
+
+def crowded(name, num_slots, turn):
+    """The longest that a frame of this task can say: the largest seeds in all slots, a step full of news, the end.
+
+    The slots go through all stages, `turn` by `turn`.
+    """
+    frame, places = untouched(name), blocks_before(TASKS[name].host.with_slots(num_slots))
+    stages = tuple(STAGES[(slot + turn) % len(STAGES)] for slot in range(num_slots))
+    facts = {"algorithm": Algorithm.MULTIPLY, "alpha": 0.4, "target": 0.7, "contribution": -100.0}
+    slots = tuple(
+        replace(frame.slots[place[1] - 1], blocks=place, stage=stage, epochs_in_stage=888, **facts)
+        for place, stage in zip(places, stages, strict=True)
+    )
+    before = replace(frame.now, number=999, value=100.0, stages=(Stage.DORMANT,) * num_slots, alphas=(0.0,) * num_slots)
+    longest = action(Op.SET_ALPHA_TARGET, num_slots - 1, style=Style.LINEAR_MULTIPLY, target=1, speed=3)
+    return replace(
+        frame,
+        slots=slots,
+        epochs=(before, replace(before, number=1000, committed=100.0, stages=stages, rolled_back=True)),
+        action=words(longest, num_slots),
+        executed=False,
+        terms=dict.fromkeys(frame.terms, -12.345),
+        test_accuracy=100.0,
+    )
+
+
+def contrast(colour, ground):
+    """By the definition of the W3C: 1 for the same colour, 21 for black on white."""
+
+    def luminance(rgb):
+        shares = np.array(rgb) / 255
+        return np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722)
+
+    dark, light = sorted((luminance(colour), luminance(ground)))
+    return (light + 0.05) / (dark + 0.05)
+
+
 def holds(pixels, colour):
     return bool((pixels == np.array(colour, np.uint8)).all(-1).any())
 
@@ -87,6 +144,8 @@ class Sketch:
     said: list = field(default_factory=list)
     """Words with where they stand and their colour."""
     boxes: list = field(default_factory=list)
+    placed: list = field(default_factory=list)
+    """Words with the left, top, right and bottom of what they cover."""
     dots: list = field(default_factory=list)
     lines: list = field(default_factory=list)
 
@@ -101,6 +160,9 @@ class Sketch:
 
     def words(self, at, words, size=14, colour=None, anchor="ls", *, bold=False):
         self.said.append((at, words, colour))
+        if words:
+            left, top, right, bottom = _font(size).getbbox(words, anchor=anchor, stroke_width=0.35 if bold else 0)
+            self.placed.append((words, (left + at[0], top + at[1], right + at[0], bottom + at[1])))
 
     def pixels(self):
         return self
@@ -114,6 +176,15 @@ class Sketch:
         """Words and colour of what stands on the line of this label, to the right of it."""
         ((x, y),) = [at for at, words, _ in self.said if words == label]
         return [(words, colour) for at, words, colour in self.said if at[1] == y and at[0] > x]
+
+    def under(self, at):
+        """The colour of the last box at a place."""
+        filled = [
+            fill
+            for (x, y), (width, height), fill in self.boxes
+            if fill is not None and x <= at[0] <= x + width and y <= at[1] <= y + height
+        ]
+        return filled[-1] if filled else PAPER
 
     def curve(self, colour):
         """The points of the curve of this colour."""
@@ -158,8 +229,54 @@ def test_every_op_is_said_in_words(op):
     assert words(action(op, 2, "conv_heavy"), 3).startswith(f"{op.name}: ")
 
 
+@pytest.mark.parametrize(("target", "alpha"), list(enumerate(("0.5", "0.7", "1"))))
+@pytest.mark.parametrize(("speed", "time"), list(enumerate(DURATIONS)))
+def test_where_alpha_is_taken_is_said_as_a_number_and_in_what_time(target, alpha, speed, time):
+    vector = action(Op.SET_ALPHA_TARGET, 1, style=Style.GATED_GATE, target=target, speed=speed)
+    assert words(vector, 3) == f"SET_ALPHA_TARGET: take alpha in slot 1 to {alpha} {time}, style GATED_GATE"
+
+
+@pytest.mark.parametrize("style", Style)
+def test_the_style_of_a_seed_is_said_when_it_is_planted_and_its_blend_from_then_on(style, sketch):
+    planted, *_, blended = watched([action(Op.GERMINATE, 1, "norm", style), *[action(Op.ADVANCE, 1)] * 2])[1:]
+    assert planted.action.endswith(f"slot 1, style {style.name}")
+    for frame in (planted, blended):
+        (_, algorithm) = style.name.rsplit("_", 1)
+        assert [slot.blend for slot in frame.slots] == ["", algorithm, ""]
+        assert f"blend {algorithm}" in sketch(frame).told
+        (row,) = [line for line in text(frame).splitlines() if line.startswith("slot 1") and "norm" in line]
+        assert algorithm in row.split()
+
+
+def test_a_ramp_is_said_to_run_only_until_it_has_ended():
+    steps = [action(Op.GERMINATE, 0, "norm", tempo=0, target=1), *[action(Op.ADVANCE, 0)] * 2, *[action()] * 4]
+    seen = [frame.slots[0] for frame in watched([*steps, action(Op.PRUNE, 0, speed=1), action()])]
+    blending = [slot for slot in seen if slot.stage == Stage.BLENDING]
+    assert {slot.meaning for slot in blending} == {"alpha goes to 0.7", "alpha rests at 0.7", "fades out"}
+    for slot in blending:
+        assert slot.moving == (abs(slot.alpha - slot.target) > 1e-9)
+        assert (slot.meaning == "alpha rests at 0.7") == (slot.alpha == pytest.approx(0.7) and not slot.moving)
+
+
+@pytest.mark.parametrize(("points", "worth"), [(-0.04, "0.0"), (0.04, "0.0"), (-0.06, "-0.1"), (12.34, "+12.3")])
+def test_what_is_worth_nothing_has_no_sign(sketch, frames, points, worth):
+    frame = in_stage(frames[-1], Stage.HOLDING)
+    slots = tuple(replace(slot, contribution=points) for slot in frame.slots)
+    shown = replace(frame, slots=slots)
+    assert f"worth {worth} points" in sketch(shown).told
+    (row,) = [line for line in text(shown).splitlines() if line.startswith("slot 1") and "attention" in line]
+    assert worth in row.split()
+
+
+@pytest.mark.parametrize("mode", [mode for mode in REWARDS if REWARDS[mode].__module__ == "esper_env.reward"])
+def test_every_term_of_the_reward_is_explained(mode):
+    (frame,) = watched([], reward=mode)
+    assert frame.terms
+    assert set(frame.terms) <= set(PAYS)
+
+
 def test_numbers_outside_the_action_space_are_said_as_they_are():
-    assert words([99, -1, 0, 0, 0, 0, 0, Op.GERMINATE], 3) == "GERMINATE: plant -1 in slot 99"
+    assert words([99, -1, 7, 0, 0, 0, 0, Op.GERMINATE], 3) == "GERMINATE: plant -1 in slot 99, style 7"
     assert words([0, 0, 0, 0, 0, 0, 0, 17], 3) == "17: there is no such op"
 
 
@@ -183,9 +300,9 @@ def test_the_text_says_what_a_script_did(frames):
     ):
         assert expected in planted
     blending = text(frames[4])
-    for expected in ("BLENDING", "→1", "█", "points", "156"):
+    for expected in ("BLENDING", "alpha goes to 1", "█", "worth", "156"):
         assert expected in blending
-    assert "FOSSILIZED  3       ███████ 1.00" in text(frames[9])
+    assert "FOSSILIZED  3       ADD    ███████ 1.00" in text(frames[9])
     assert "·gtbbbhFFF" in text(frames[9])
     assert "····ggggx-" in text(frames[9])
     assert "(not legal: it waited)" in text(frames[9])
@@ -205,7 +322,7 @@ def test_the_curves_of_the_text_are_as_high_as_the_accuracies(frames):
 def test_the_table_of_the_text_has_the_alpha_and_the_worth_of_every_seed(frames):
     view = in_stage(frames[-1], Stage.HOLDING)
     (row,) = [line for line in text(view).splitlines() if line.startswith("slot 1") and "attention" in line]
-    assert row.split()[2:] == ["attention", "HOLDING", "0", "███░░░░", "0.40→0.7", "-2.5", "points", "7"]
+    assert row.split()[2:] == ["attention", "HOLDING", "0", "ADD", "███░░░░", "0.40", "-2.5", "7"]
     assert f"390 + {sum(slot.params for slot in view.slots)} parameters" in text(view)
 
 
@@ -216,15 +333,30 @@ def test_the_text_of_the_last_epoch_gives_the_test_accuracy():
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_text_knows_every_stage(frames, stage):
-    shown = text(in_stage(frames[-1], stage))
+    frame = in_stage(frames[-1], stage)
+    shown = text(frame)
     assert stage.name in shown
-    assert MEANING[stage] in shown
+    assert frame.slots[1].meaning in shown
+    assert stage == Stage.BLENDING or frame.slots[1].meaning == MEANING[stage]
     assert "attention" in shown
 
 
 def test_the_text_fits_a_terminal(frames):
     for frame in (*frames, *watched([action()] * 3, max_epochs=700)):
         assert max(map(len, text(frame).splitlines())) <= 80
+
+
+@pytest.mark.parametrize(("name", "num_slots"), LAYOUTS)
+def test_the_longest_text_of_every_task_fits_a_terminal_and_says_it_all(name, num_slots):
+    for turn in range(0, len(STAGES), 2):
+        frame = crowded(name, num_slots, turn)
+        shown = text(frame)
+        assert max(map(len, shown.splitlines())) <= 80
+        assert f"Esper {name} " in shown
+        assert f"{frame.host_params} + {sum(slot.params for slot in frame.slots)} parameters" in shown
+        for slot in frame.slots:
+            assert {slot.blueprint, slot.stage.name, slot.blend, str(slot.params)} <= {"", *shown.split()}
+            assert slot.meaning in shown
 
 
 def test_a_long_episode_is_thinned_out_and_ends_with_the_present():
@@ -279,13 +411,44 @@ def test_hosts_of_any_number_of_slots_are_drawn(options):
         assert text(frame).count("DORMANT") >= len(frame.slots) - 1
 
 
-def test_the_longest_name_of_a_blueprint_and_all_reward_terms_fit(frames):
-    longest = max(blueprint_names(), key=len)
-    slots = tuple(replace(slot, blueprint=longest) for slot in frames[-1].slots)
-    full = replace(frames[-1], slots=slots, terms=dict.fromkeys(frames[-1].terms, -1.0), test_accuracy=50.0)
-    below = picture(full)[-20:]
-    np.testing.assert_array_equal(below, picture(frames[-1])[-20:])
-    assert max(map(len, text(full).splitlines())) <= 80
+@pytest.mark.parametrize(("name", "num_slots"), LAYOUTS)
+def test_the_words_of_every_task_stand_apart_within_the_picture_and_whole(sketch, name, num_slots):
+    for turn in range(0, len(STAGES), 2):
+        frame = crowded(name, num_slots, turn)
+        unended = replace(frame, test_accuracy=None)
+        for drawn in (sketch(frame), sketch(unended), sketch(replace(frame, epochs=frame.epochs[:1], action=""))):
+            for said, (left, top, right, bottom) in drawn.placed:
+                assert 0 <= left <= right <= WIDTH, said
+                assert 0 <= top <= bottom <= HEIGHT, said
+                assert "…" not in said
+            for (said, one), (other, two) in combinations(drawn.placed, 2):
+                apart = one[2] <= two[0] or two[2] <= one[0] or one[3] <= two[1] or two[3] <= one[1]
+                assert apart, (said, other)
+            assert f"task {name}" in drawn.told
+
+
+@pytest.mark.parametrize("turn", range(len(STAGES)))
+def test_words_can_be_told_from_what_they_stand_on(sketch, turn):
+    for num_slots in (1, 3, 5):
+        drawn = sketch(crowded("cifar10_deep_multichannel", num_slots, turn))
+        for at, said, colour in drawn.said:
+            assert contrast(colour or INK, drawn.under(at)) >= READABLE, said
+
+
+def test_the_words_of_a_host_fit_its_blocks(sketch):
+    for name, num_slots in LAYOUTS:
+        drawn = sketch(crowded(name, num_slots, 0))
+        blocks = [(x, x + width) for (x, y), (width, height), _ in drawn.boxes if height == 48]
+        for said, (left, _, right, _) in drawn.placed:
+            if said.startswith(("block ", "blocks ", "width ")) or said.endswith(" channels"):
+                assert any(begin <= left and right <= end for begin, end in blocks), said
+
+
+def test_what_is_longer_than_a_picture_is_cut(sketch, frames):
+    slots = tuple(replace(slot, blueprint="endless" * 20) for slot in frames[-1].slots)
+    drawn = sketch(replace(frames[-1], slots=slots, task="endless" * 40))
+    assert sum("…" in said for said, _ in drawn.placed) == 1 + len(slots)
+    assert all(0 <= left <= right <= WIDTH for _, (left, _, right, _) in drawn.placed)
 
 
 def test_terms_without_room_are_taken_together(frames):
@@ -300,7 +463,7 @@ def test_the_picture_tells_what_was_done_what_came_of_it_and_what_it_paid(sketch
         drawn = sketch(frame)
         assert f"epoch {frame.now.number} of 12" in drawn.told
         assert f"{frame.now.value:.1f} %" in drawn.told
-        assert f"task digits: 390 parameters + {sum(slot.params for slot in frame.slots)} in seeds" in drawn.told
+        assert f"task digits 390 parameters + {sum(slot.params for slot in frame.slots)} in seeds" in drawn.told
         assert frame.action in drawn.told
         assert ("not legal: it waited instead" in drawn.told) == (not frame.executed)
         for event in frame.news():
@@ -308,7 +471,9 @@ def test_the_picture_tells_what_was_done_what_came_of_it_and_what_it_paid(sketch
         assert drawn.beside("Reward of this epoch")[0][0] == f"{frame.reward:+.3f}"
         for name, value in frame.terms.items():
             if abs(value) >= 0.0005:
-                assert drawn.beside(name)[0] == (f"{value:+.3f}", ACCURACY if value > 0 else ALARM)
+                meaning, paid = drawn.beside(name)
+                assert meaning[0] == PAYS[name]
+                assert paid == (f"{value:+.3f}", ACCURACY if value > 0 else ALARM)
     assert not frames[-1].executed
 
 
@@ -337,6 +502,20 @@ def test_the_bar_of_a_slot_is_as_full_as_its_alpha(sketch, frames, alpha):
     (whole, full) = bars
     assert (whole[0], full[0], full[2]) == (full[0], whole[0], COLOURS[Stage.BLENDING])
     assert full[1][0] == pytest.approx(alpha * whole[1][0])
+
+
+@pytest.mark.parametrize("target", [0.0, 0.25, 0.7, 1.0])
+def test_a_mark_on_the_bar_stands_where_alpha_goes_and_is_gone_once_it_is_there(sketch, frames, target):
+    def marks(alpha):
+        frame = in_stage(frames[0], Stage.BLENDING)
+        moved = replace(frame.slots[1], alpha=alpha, target=target)
+        drawn = sketch(replace(frame, slots=(frame.slots[0], moved, frame.slots[2])))
+        ((left, _), (width, _), _), *_ = [box for box in drawn.boxes if box[1][1] == 9]
+        across = [points for points, _ in drawn.lines if len(points) == 2 and points[0][0] == points[1][0]]
+        return [(x - left) / width for ((x, top), (_, bottom)) in across if bottom - top == 15]
+
+    assert marks(0.4) == [pytest.approx(target)]
+    assert marks(target) == []
 
 
 def test_the_bar_of_the_episode_is_as_full_as_it_is_over(sketch, frames):
@@ -497,10 +676,18 @@ def test_an_episode_of_texts_shows_the_score_that_it_pays_for(sketch):
     assert 0 < info["score"] != pytest.approx(info["val_accuracy"])
     seen, drawn = text(frame), sketch(frame)
     assert "\nscore     ▁" in seen
-    assert f"  {info['score']:.1f}\npermanent ▁" in seen
+    assert f" {info['score']:.1f}\npermanent ▁" in seen
+    assert "score: 0 is guessing, 100 the loss aimed at" in seen
     assert f"{info['score']:.1f} is kept" in seen
     assert f"the end   {info['test_accuracy']:.1f} % of test answers right" in seen
-    for said in ("Score on the validation data", "100", "of 100", f"{info['score']:.1f}", "width 64"):
+    for said in (
+        "Score on the validation data",
+        "0 is guessing, 100 the loss aimed at",
+        "100",
+        "of 100",
+        f"{info['score']:.1f}",
+        "width 64",
+    ):
         assert said in drawn.told
     assert f"The end: {info['test_accuracy']:.1f} % of test answers right" in drawn.told
     assert not any("channels" in said or said == "100 %" for said in drawn.told)

@@ -6,7 +6,6 @@ from gymnasium.wrappers import FlattenObservation
 
 from esper_env import actions
 from esper_env.actions import BLUEPRINTS, CAUSAL_MASK, CNN, HEAD_INDEX, BlueprintRow, Op, blueprint_names
-from esper_env.config import ConfigError
 from esper_env.lifecycle.legality import permitted
 from esper_env.wrappers import FlatDiscrete, FlatDiscreteVector, JointActions
 from tests.conftest import BRIEF, HASTY
@@ -32,12 +31,50 @@ def test_every_combination_of_what_matters_has_one_number_and_nothing_else_has()
     assert (np.where(idle, vectors, vectors[0]) == vectors[0]).all()
 
 
-def test_an_observation_that_does_not_tell_what_is_legal_is_refused():
-    with pytest.raises(ConfigError, match=r"lacks action_mask and slot_by_op.*flat first"):
-        FlatDiscrete(FlattenObservation(make()))
-    stack = gym.make_vec(ID, num_envs=2, vectorization_mode="vector_entry_point", **OPTIONS)
-    with pytest.raises(ConfigError, match=r"lacks action_mask and slot_by_op.*flat first"):
-        FlatDiscreteVector(gym.wrappers.vector.FlattenObservation(stack))
+def test_the_mask_does_not_depend_on_what_other_wrappers_made_of_the_observation():
+    inside, outside = FlatDiscrete(FlattenObservation(make())), FlattenObservation(FlatDiscrete(make()))
+    (seen, info), (same, expected) = inside.reset(seed=0), outside.reset(seed=0)
+    np.testing.assert_array_equal(seen, same)
+    np.testing.assert_array_equal(info["action_mask"], expected["action_mask"])
+
+
+def retraced(env, play):
+    """The masks along an episode and the state after each, and the masks once each state is set again."""
+    env.reset(seed=3)
+    masks, states = [env.action_masks()], [env.unwrapped.get_state()]
+    for _ in range(6):
+        play(env)
+        masks.append(env.action_masks())
+        states.append(env.unwrapped.get_state())
+    again = []
+    for state in states:
+        env.unwrapped.set_state(state)
+        again.append(env.action_masks())
+    return np.array(masks), np.array(again)
+
+
+def test_the_mask_is_that_of_the_present_state_whoever_set_it():
+    rng = np.random.default_rng(0)
+
+    def draw(mask):
+        return rng.choice(np.flatnonzero(mask))
+
+    stack = FlatDiscreteVector(gym.make_vec(ID, 3, "vector_entry_point", **OPTIONS))
+    for masks, again in (
+        retraced(FlatDiscrete(make()), lambda env: env.step(draw(env.action_masks()))),
+        retraced(stack, lambda envs: envs.step(np.array([draw(mask) for mask in envs.action_masks()]))),
+    ):
+        np.testing.assert_array_equal(again, masks)
+        assert len(np.unique(masks, axis=0)) > 1
+
+
+def test_before_an_episode_the_mask_is_that_of_a_host_without_seeds():
+    env = FlatDiscrete(make())
+    before = env.action_masks()
+    env.reset(seed=0)
+    np.testing.assert_array_equal(env.action_masks(), before)
+    ops = env.joint_actions.vectors[before, HEAD_INDEX["op"]]
+    assert set(ops) == {Op.WAIT, Op.GERMINATE}
 
 
 def test_a_blueprint_registered_later_does_not_disturb_an_environment_that_is_there(monkeypatch):

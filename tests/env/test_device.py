@@ -13,9 +13,8 @@ from esper_env.actions import Op, Style
 from esper_env.env import SeedEnv
 from esper_env.lifecycle.stages import BLENDED, Stage
 from esper_env.network.transfer import upload, upload_together
-from esper_env.tasks import TASKS
 from esper_env.vector_env import SeedVectorEnv
-from tests.conftest import BRIEF, BRIEF_FEW, HASTY, action, play, random_actions, simulate, step
+from tests.conftest import BRIEF, BRIEF_FEW, HASTY, QUICK_TASKS, action, play, random_actions, simulate, step
 
 WAITING = ("cpu", "item", "tolist", "__bool__", "__int__", "__float__", "nonzero")
 """Methods of a tensor for which the processor waits until a GPU has got that far."""
@@ -23,7 +22,6 @@ PER_STEP = 5
 """Training loss, gradient statistics, soundness, and losses and accuracies of all coalitions."""
 PER_BANK = 15
 """Uploads per step and bank: what a row does in training, how it is updated, where it is added, and what is planted."""
-EVERY_KIND = [name for name in TASKS if not name.startswith("tinystories")]
 KINDS_OF_HOST = ["digits", "digits_deep", "shapes", "cifar10_impaired", "cifar10_postpool", "cifar10_scale"]
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device here")
 
@@ -148,6 +146,17 @@ def test_uploading_keeps_every_bit_and_shares_the_memory_of_a_processor():
         np.testing.assert_array_equal(part, whole)
 
 
+def test_what_goes_to_a_gpu_leaves_from_page_locked_memory_without_waiting(monkeypatch):
+    done = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: done.append("locked") or self)
+    monkeypatch.setattr(
+        torch.Tensor, "to", lambda self, device, non_blocking: done.append((device, non_blocking)) or self
+    )
+    cuda = torch.device("cuda")
+    upload(np.arange(3), cuda)
+    assert done == ["locked", (cuda, True)]
+
+
 @pytest.mark.parametrize("task", ["digits", "digits_deep", "story_grammar"])
 def test_a_step_waits_for_the_device_a_handful_of_times_whatever_grows(task, waits):
     training = BRIEF_FEW if task == "story_grammar" else BRIEF
@@ -249,7 +258,7 @@ def tensors_of(network, data):
 
 
 @needs_cuda
-@pytest.mark.parametrize("task", EVERY_KIND)
+@pytest.mark.parametrize("task", QUICK_TASKS)
 def test_everything_lives_on_the_device_that_was_asked_for(task):
     simulation = simulate(4, task=task, training=BRIEF_FEW, lifecycle=HASTY, device="cuda")
     play(simulation, 12)

@@ -1,21 +1,27 @@
-"""One thread and a little CIFAR-10 for every test, and short ways to a simulation and to actions."""
+"""One thread and a little of every file for tests, and short ways to a simulation and to actions."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from esper_env.actions import Op, Style, blueprint_names, head_sizes
+from esper_env.network.transformer import TransformerHost
 from esper_env.options import resolve
 from esper_env.simulation import Simulation
-from esper_env.tasks import TASKS
+from esper_env.tasks import TASKS, grammar
+from esper_env.tasks.tinystories import GPT2, SEPARATOR, TEST, TOKENIZER, TRAIN
 
 BRIEF = {"batches_per_epoch": 3, "val_samples": 96}
 """Training options for epochs of a few milliseconds."""
 BRIEF_FEW = {"batches_per_epoch": 2, "batch_size": 3, "val_samples": 7}
 """The same where a sample is large, for texts and photographs; in sizes that suit no vector register."""
 SMALL_IMAGES = ("digits", "digits_capable", "digits_deep", "shapes")
-QUICK_TASKS = tuple(name for name in TASKS if not name.startswith("tinystories"))
-"""Tasks to play whole episodes of; a host for tinystories takes a second for an epoch, however short."""
+STORIES = ("tinystories", "tinystories_gpt2")
+"""Tasks whose hosts take a second for an epoch, however short; `small_stories` makes them small."""
+QUICK_TASKS = tuple(name for name in TASKS if name not in STORIES)
+"""Tasks to play whole episodes of."""
 HASTY = {"min_training_epochs": 1, "embargo_epochs": 1}
 """Lifecycle options with which seeds run through all stages in a few epochs."""
 EAGERNESS = {Op.GERMINATE: 3, Op.SET_ALPHA_TARGET: 1, Op.PRUNE: 0.5, Op.FOSSILIZE: 1, Op.ADVANCE: 6}
@@ -49,6 +55,51 @@ def write_cifar(folder, images=20):
         (folder / name).write_bytes(records.tobytes())
         written[name] = (pixels, labels)
     return written
+
+
+def stories(seed, count):
+    """So many stories as the files of TinyStories have them."""
+    rng = np.random.default_rng(seed)
+    told = [grammar.tell(lambda n: int(rng.integers(n)))[0].strip() for _ in range(count)]
+    return f"\n{SEPARATOR}\n".join(told) + "\n"
+
+
+def write_tokenizer(path):
+    """A tokenizer of at most 300 tokens, trained on stories; skips the test where the package is not installed."""
+    tokenizers = pytest.importorskip("tokenizers", reason="the package tokenizers is not installed")
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=300, special_tokens=[SEPARATOR], show_progress=False)
+    tokenizer.train_from_iterator([stories(3, 50)], trainer)
+    tokenizer.save(str(path))
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def story_folder(tmp_path_factory):
+    """A few stories in the files of TinyStories."""
+    folder = tmp_path_factory.mktemp("stories")
+    (folder / TRAIN).write_text(stories(0, 40), encoding="utf-8")
+    (folder / TEST).write_text(stories(1, 12), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(params=STORIES)
+def small_stories(request, story_folder, monkeypatch):
+    """A task of TinyStories under its own name, with files that are there, two layers and few tokens.
+
+    The host knows as many tokens as the tokenizer: with all of GPT-2's an epoch would take a second again.
+    """
+    task, classes = TASKS[request.param], 256
+    if task.source.vocabulary == GPT2:
+        if not (story_folder / TOKENIZER).exists():
+            write_tokenizer(story_folder / TOKENIZER)
+        classes = 300
+    host = TransformerHost(classes, 32, width=32, layers=2, heads=4, num_slots=2)
+    source = replace(task.source, length=32, train=16, val=4, test=4, data_dir=story_folder)
+    monkeypatch.setitem(TASKS, task.name, replace(task, source=source, host=host, baseline_loss=None))
+    return task.name
 
 
 def simulate(envs=2, *, seeds=None, chunk=None, threads=1, **options):

@@ -21,6 +21,7 @@ from esper_env.network.blueprints import IMPLEMENTATIONS
 from esper_env.network.gates import GATES
 from esper_env.network.layers import class_losses
 from esper_env.network.network import BankKey, StackedNetwork
+from esper_env.network.transfer import upload, upload_together
 
 
 @dataclass
@@ -98,8 +99,8 @@ class CoalitionPass:
             self.rows.append(len(rows))
             rows = branched
 
-    def _tensor(self, index: Ints | Bools | Floats) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(index)).to(self.network.device)
+    def _tensor(self, array: Ints | Bools | Floats) -> Tensor:
+        return upload(array, self.network.device)
 
     def _hosts(self, rows: Ints, slots: int) -> Tensor | None:
         hosts = rows >> slots
@@ -126,16 +127,17 @@ class CoalitionPass:
             seat = position[env]
             index = None if np.array_equal(seat, np.arange(bank.seeds.rows)) else self._tensor(seat)
             multiply, gate = algorithm[env] == Algorithm.MULTIPLY, algorithm[env] == Algorithm.GATE
+            source, onto = upload_together((parent[fed], target), network.device)
             found.append(
                 _SeedRows(
                     key=key,
-                    source=self._tensor(parent[fed]),
+                    source=source,
                     seeds=bank.seeds.select(index),
                     gates=bank.gates.select(index) if bank.gates is not None and gate.any() else None,
                     multiply=self._tensor(multiply.repeat(channels)) if multiply.any() else None,
                     gate=self._tensor(gate.repeat(channels)) if gate.any() else None,
                     alpha=self._tensor(alpha[env_of_row[target]].astype(np.float32).repeat(channels)),
-                    target=self._tensor(target),
+                    target=onto,
                     rows=target,
                     padded=padded,
                 )

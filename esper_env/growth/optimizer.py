@@ -11,8 +11,10 @@ from torch import Tensor
 
 from esper_env.arrays import Bools, Floats
 from esper_env.config import TrainingConfig
+from esper_env.network.blending import BankPlan
 from esper_env.network.network import BankKey, SlotPlan, StackedNetwork
 from esper_env.network.stacks import Bank, Stack
+from esper_env.network.transfer import upload
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class BankUpdate:
         self,
         key: BankKey,
         bank: Bank,
-        gated: Bools | None,
+        plan: BankPlan,
         updated: Bools,
         fossil: Bools,
         rates: Rates,
@@ -55,21 +57,21 @@ class BankUpdate:
         learning_rate = np.where(fossil[index], rates.host_lr, rates.seed_lr) * (real & updated[index])
 
         def column(values: Floats) -> Tensor:
-            return torch.from_numpy(values.astype(np.float32)).to(device).unsqueeze(1)
+            return upload(values.astype(np.float32), device).unsqueeze(1)
 
         self.step_size = column(-learning_rate)
         is_fossil = real & fossil[index]
-        self.fossil = torch.from_numpy(is_fossil).to(device) if is_fossil.any() else None
+        self.fossil = upload(is_fossil, device) if is_fossil.any() else None
         self.decay = column(is_fossil * rates.weight_decay) if is_fossil.any() and rates.weight_decay else None
-        self.index = torch.from_numpy(index).to(device)
+        self.index = plan.index
         self.stacks: list[Stack] = [bank.seeds]
         self.step_sizes = [self.step_size]
         self.retained = [torch.full((1, 1), rates.momentum, device=device)]
         """Share of its momentum that each stack keeps per batch; a gate that is not used keeps all of it."""
         self.gated: Bools | None = None
-        if gated is not None and bank.gates is not None:
-            self.gated = gated
-            used = torch.from_numpy(gated).to(device).unsqueeze(1)
+        if plan.gated is not None and bank.gates is not None:
+            self.gated = plan.gated
+            used = upload(plan.gated, device).unsqueeze(1)
             self.stacks.append(bank.gates)
             self.step_sizes.append(self.step_size * used)
             self.retained.append(torch.where(used, rates.momentum, 1.0))
@@ -111,7 +113,7 @@ class StackedSgd:
         # Of all banks together, so that a batch adds to it once.
         self.total_sum = torch.zeros(sum(self.rows), device=network.device)
         self.banks = [
-            BankUpdate(key, network.banks[key], plan.gated, updated[:, slot], fossil[:, slot], rates, total)
+            BankUpdate(key, network.banks[key], plan, updated[:, slot], fossil[:, slot], rates, total)
             for (key, slot, plan), total in zip(running, torch.split(self.total_sum, self.rows), strict=True)
         ]
         self.seeds: list[Stack] = [stack for bank in self.banks for stack in bank.stacks]

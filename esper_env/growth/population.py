@@ -19,6 +19,7 @@ from esper_env.growth.training import GradientStats, SlotState, train_epoch
 from esper_env.lifecycle.stages import BLENDED
 from esper_env.network.host import Host
 from esper_env.network.network import StackedNetwork
+from esper_env.network.transfer import upload
 from esper_env.tasks.data import Dataset, Split
 from esper_env.threads import one_thread
 
@@ -82,7 +83,7 @@ class Splits:
                 empty = [torch.from_numpy(np.zeros((self.instances, *a.shape), a.dtype)) for a in arrays]
                 self.tensors[name] = (empty[0].to(self.device), empty[1].to(self.device))
             for tensor, array in zip(self.tensors[name], arrays, strict=True):
-                tensor[instance] = torch.from_numpy(array)
+                tensor[instance] = upload(array, self.device)
 
 
 @dataclass

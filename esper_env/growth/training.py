@@ -14,6 +14,7 @@ from esper_env.growth.optimizer import BankUpdate, Rates, StackedSgd
 from esper_env.lifecycle.stages import BLENDED, Stage
 from esper_env.network.layers import class_losses
 from esper_env.network.network import StackedNetwork
+from esper_env.network.transfer import upload
 
 VANISHING, EXPLODING = 1e-7, 10.0
 
@@ -93,7 +94,7 @@ def train_epoch(
 
 def _batches(order: Ints, size: int, device: torch.device) -> Sequence[Tensor]:
     """From `[envs, samples]` to batches `[size, envs]`, the last of which may be smaller."""
-    return torch.split(torch.from_numpy(np.ascontiguousarray(order.T)).to(device), size)
+    return torch.split(upload(order.T, device), size)
 
 
 def gather_targets(targets: Tensor, batch: Tensor, instance: Tensor | None) -> Tensor:

@@ -20,6 +20,7 @@ from esper_env.actions import Algorithm
 from esper_env.arrays import Bools, Floats, Ints
 from esper_env.lifecycle.stages import BLENDED, Stage
 from esper_env.network.layers import rescale
+from esper_env.network.transfer import upload, upload_together
 
 
 def as_rows(x: Tensor, n: int) -> Tensor:
@@ -101,11 +102,11 @@ def plan_bank(
     """
 
     def per_channel(values: Any) -> Tensor:
-        return torch.from_numpy(np.repeat(values, channels)).to(device)
+        return upload(np.repeat(values, channels), device)
 
     def factor(values: Floats) -> Tensor:
         same = len(values) > 0 and bool((values == values[0]).all())
-        return torch.from_numpy(values[:1]).to(device) if same else per_channel(values)
+        return upload(values[:1], device) if same else per_channel(values)
 
     def mask(rows: Bools) -> Tensor | None:
         return per_channel(rows) if rows.any() else None
@@ -117,11 +118,12 @@ def plan_bank(
     row_alpha = alpha[index].astype(np.float32)
     rows = np.flatnonzero(blended)
     gated = real & (algorithm[index] == Algorithm.GATE)
+    everyone, adding, hosts = upload_together((index, rows, index[rows]), device)
     return BankPlan(
-        index=torch.from_numpy(index).to(device),
+        index=everyone,
         whole=np.array_equal(index, np.arange(len(stage))),
-        blended=torch.from_numpy(rows).to(device),
-        blended_envs=torch.from_numpy(index[rows]).to(device),
+        blended=adding,
+        blended_envs=hosts,
         alpha=factor(row_alpha[rows]),
         gradient=factor(np.where(training, np.float32(1), np.where(blended, row_alpha, np.float32(0)))),
         proximal=mask(training),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from esper_env.network.blueprints import IMPLEMENTATIONS
 from esper_env.network.gates import GATES
 from esper_env.network.host import Host
 from esper_env.network.stacks import Bank, Stack
+from esper_env.network.transfer import upload, upload_together
 
 BankKey = tuple[int, str]
 
@@ -147,24 +148,26 @@ class StackedNetwork:
 
     def committed_rows(self, envs: Iterable[int], fossilized: Bools) -> Iterator[tuple[Stack, Tensor]]:
         """Stacks and rows of the committed networks of `envs`: their hosts and fossils."""
-        chosen = list(envs)
-        yield self.trunk, torch.tensor(chosen, device=self.device)
-        wanted = set(chosen)
+        for stacks, rows, _ in self._committed(envs, fossilized):
+            index = upload(rows, self.device)
+            for stack in stacks:
+                yield stack, index
+
+    def _committed(self, envs: Iterable[int], fossilized: Bools) -> Iterator[tuple[Sequence[Stack], Ints, Ints]]:
+        """Stacks that share their rows, those of the committed networks of `envs`, and whose they are."""
+        chosen = np.array(list(envs), np.int64)
+        yield (self.trunk,), chosen, chosen
+        wanted = set(chosen.tolist())
         for (slot, _), bank in self.banks.items():
             rows = [i for i, env in enumerate(bank.envs) if env in wanted and fossilized[env, slot]]
             if rows:
-                for stack in bank.stacks():
-                    yield stack, torch.tensor(rows, device=self.device)
+                yield bank.stacks(), np.array(rows), np.array(bank.envs)[rows]
 
     def finite(self, included: Bools) -> Bools:
         """Which hosts, the seeds under `included [envs, slots]` with them, hold only finite parameters."""
         sound = torch.ones(self.hosts, dtype=torch.bool, device=self.device)
-        for stack, rows in self.committed_rows(range(self.hosts), included):
-            finite = stack.value[rows].isfinite().all(1)
-            envs = rows if stack is self.trunk else self._envs_of(stack)[rows]
-            sound[envs] &= finite
+        for stacks, rows, envs in self._committed(range(self.hosts), included):
+            index, hosts = upload_together((rows, envs), self.device)
+            for stack in stacks:
+                sound[hosts] &= stack.value[index].isfinite().all(1)
         return np.asarray(sound.cpu().numpy())
-
-    def _envs_of(self, stack: Stack) -> Tensor:
-        bank = next(bank for bank in self.banks.values() if stack in bank.stacks())
-        return torch.from_numpy(bank.index()).to(self.device)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from esper_env.arrays import Ints
 from esper_env.network.layers import Float32
+from esper_env.network.transfer import upload
 
 
 class Stack:
@@ -54,16 +55,17 @@ class Stack:
     def write(self, row: int, parameters: Mapping[str, Float32]) -> None:
         """Put one module into a row, without momentum."""
         flat = np.concatenate([parameters[name].ravel() for name in self.shapes])
-        self.value[row] = torch.from_numpy(flat)
+        self.value[row] = upload(flat, self.value.device)
         self.momentum[row] = 0
         self.snapshot[row] = self.value[row]
 
     def rearrange(self, keep: list[int], rows: int) -> None:
         """Keep these rows, in this order, in storage for `rows`; what is not filled is zero."""
+        kept = upload(np.array(keep, np.int64), self.value.device)
 
         def moved(old: Tensor) -> Tensor:
             fresh = old.new_zeros((rows, old.shape[1]))
-            fresh[: len(keep)] = old[keep]
+            fresh[: len(keep)] = old[kept]
             return fresh
 
         self.value, self.momentum, self.snapshot = moved(self.value), moved(self.momentum), moved(self.snapshot)
@@ -80,7 +82,7 @@ class Stack:
     def restore(self, index: Tensor) -> None:
         """Return these rows to their snapshot and forget their momentum."""
         self.value[index] = self.snapshot[index]
-        self.momentum[index] = 0
+        self.momentum.index_fill_(0, index, 0.0)
 
 
 class Bank:

@@ -5,17 +5,20 @@ import numpy as np
 import pytest
 import torch
 
-from esper_env.actions import Op, Style
+from esper_env.actions import CNN, TRANSFORMER, Op, Style
 from esper_env.growth.governor import Governor, snapshot_due, watch
 from esper_env.growth.optimizer import Rates
 from esper_env.lifecycle.stages import BLENDED, LIVE, Stage
 from esper_env.lifecycle.state import NEVER
 from esper_env.tasks import TASKS
-from tests.conftest import BRIEF, HASTY, action, play, random_actions, simulate, step
+from tests.conftest import BRIEF, BRIEF_FEW, HASTY, action, play, random_actions, simulate, step
 from tests.env.test_blending import mixed
 
 L0 = float(np.log(10))
 QUICK = {"training": BRIEF, "lifecycle": HASTY}
+FEW = {"training": BRIEF_FEW, "lifecycle": HASTY}
+FOSSIL = {CNN: "conv_light", TRANSFORMER: "mlp_small"}
+"""What `grown` plants in slot 0, by host."""
 
 
 class Watchman:
@@ -100,7 +103,8 @@ def grown(**options):
     simulation = simulate(2, **options)
     for slot, advances in ((0, 2), (1, 2), (2, 1)):
         style = Style.GATED_GATE if slot == 0 else Style.SIGMOID_ADD
-        step(simulation, action(Op.GERMINATE, slot, ("conv_light", "norm", "attention")[slot], style))
+        names = FOSSIL[simulation.task.host.topology], "norm", "attention"
+        step(simulation, action(Op.GERMINATE, slot, names[slot], style))
         for _ in range(advances):
             step(simulation, action(Op.ADVANCE, slot))
         if slot == 0:
@@ -119,7 +123,7 @@ def poison_host(simulation, env):
 
 def poison_fossil(simulation, env):
     network, local = simulation.population.home(env)
-    bank = network.banks[0, "conv_light"]
+    bank = network.banks[0, FOSSIL[network.host.topology]]
     bank.seeds.value[bank.envs.index(local), 0] = float("inf")
 
 
@@ -130,8 +134,10 @@ def poison_seed(simulation, env):
 
 
 @pytest.mark.parametrize("poison", [poison_host, poison_fossil, poison_seed])
-def test_after_a_rollback_host_and_fossils_are_the_snapshot_without_momentum_and_live_seeds_are_gone(poison):
-    simulation, twin = grown(**QUICK), grown(**QUICK)
+@pytest.mark.parametrize("task", ["digits", "cifar10_impaired", "cifar10_postpool", "story_grammar"])
+def test_after_a_rollback_host_and_fossils_are_the_snapshot_without_momentum_and_live_seeds_are_gone(task, poison):
+    options = {"task": task} | (QUICK if task == "digits" else FEW)
+    simulation, twin = grown(**options), grown(**options)
     before = [snapshot.clone() for _, _, snapshot in committed(simulation, 0)]
     poison(simulation, 0)
     outcome = step(simulation)
@@ -151,7 +157,7 @@ def test_after_a_rollback_host_and_fossils_are_the_snapshot_without_momentum_and
     for name in ("shock", "rent"):
         assert outcome.terms[name][0] == undisturbed.terms[name][0]
     network, local = simulation.population.home(0)
-    assert [key for key, bank in network.banks.items() if local in bank.envs] == [(0, "conv_light")]
+    assert [key for key, bank in network.banks.items() if local in bank.envs] == [(0, FOSSIL[network.host.topology])]
     # What is observed and rewarded is the restored network.
     masks = np.array([[1, 0]])
     only = np.array([True, False])
@@ -355,9 +361,11 @@ def test_a_blended_seed_that_is_not_finite_is_a_panic_even_where_the_loss_is_fin
         assert not simulation.counters.rolled_back.any()
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_rollbacks_in_random_play_leave_no_live_seed_and_sound_state(seed):
-    simulation = simulate(3, **QUICK)
+@pytest.mark.parametrize(
+    ("task", "seed"), [*(("digits", seed) for seed in range(3)), ("cifar10_scale", 0), ("story_grammar", 0)]
+)
+def test_rollbacks_in_random_play_leave_no_live_seed_and_sound_state(task, seed):
+    simulation = simulate(3, task=task, **(QUICK if task == "digits" else FEW))
     generators = play(simulation, 12, seed)
     for epoch in range(12):
         if epoch % 4 == 0:

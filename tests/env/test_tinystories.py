@@ -1,4 +1,5 @@
 import json
+import pickle
 import urllib.request
 from dataclasses import replace
 
@@ -9,19 +10,17 @@ import torch
 from esper_env.actions import Op
 from esper_env.config import ConfigError
 from esper_env.env import SeedEnv
-from esper_env.tasks import TASKS, grammar, tinystories
+from esper_env.lifecycle.stages import Stage
+from esper_env.tasks import TASKS, tinystories
 from esper_env.tasks.tinystories import ADDRESSES, TEST, TOKENIZER, TRAIN, TinyStories
-from tests.conftest import action
+from esper_env.vector_env import SeedVectorEnv
+from tests.conftest import STORIES, action, simulate, step, stories, write_tokenizer
+from tests.env.test_stacking import assert_same_trajectory, trajectory
+from tests.properties import recordings
 from tests.properties.fingerprints import digest
 
 SMALL = TinyStories(length=32, train=40, val=6, test=10)
 SPLITS = ("train", "val", "test")
-
-
-def stories(seed, count):
-    rng = np.random.default_rng(seed)
-    told = [grammar.tell(lambda n: int(rng.integers(n)))[0].strip() for _ in range(count)]
-    return "\n<|endoftext|>\n".join(told) + "\n"
 
 
 @pytest.fixture
@@ -110,17 +109,6 @@ def test_nothing_is_fetched_unless_asked(tmp_path, monkeypatch):
         SMALL.at(str(tmp_path), False).load()
 
 
-def write_tokenizer(path):
-    tokenizers = pytest.importorskip("tokenizers", reason="the package tokenizers is not installed")
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(vocab_size=300, special_tokens=["<|endoftext|>"], show_progress=False)
-    tokenizer.train_from_iterator([stories(3, 50)], trainer)
-    tokenizer.save(str(path))
-    return tokenizer
-
-
 def test_tokens_of_a_tokenizer_decode_to_the_stories(folder):
     tokenizer = write_tokenizer(folder / TOKENIZER)
     data = replace(SMALL, vocabulary="gpt2", train=20).at(str(folder), False).load()
@@ -169,6 +157,82 @@ def test_the_whole_environment_runs_on_tinystories_and_repeats_itself_from_a_sta
         assert steps[-1][4]["test_accuracy"] >= 0
         ends.append([digest(np.asarray(reward), info) for _, reward, _, _, info in steps])
     assert ends[0] == ends[1]
+
+
+BRIEF = {"batches_per_epoch": 1, "batch_size": 2, "val_samples": 3}
+
+
+@pytest.mark.parametrize("kind", recordings.KINDS)
+def test_both_environments_repeat_bit_for_bit_from_the_start_a_fork_and_a_state(small_stories, kind):
+    half = recordings.STEPS // 2
+    recording = recordings.perform(recordings.make(kind, small_stories))
+    assert recording.stages == set(Stage) - {Stage.UNKNOWN}
+    whole = [*recording.digests, recording.final]
+    env = recordings.make(kind, small_stories)
+    recordings.disturb(env)
+    assert recordings.replay(env, recording.actions) == whole
+    recordings.begin(env)
+    for vectors in recording.actions[:half]:
+        env.step(vectors)
+    state, other = pickle.loads(pickle.dumps(env.get_state())), recordings.make(kind, small_stories)
+    recordings.disturb(other)
+    other.set_state(state)
+    for copy in (env.fork(), other, pickle.loads(pickle.dumps(env))):
+        assert recordings.resume(copy, recording.actions[half:]) == whole[half + 1 :]
+
+
+def test_two_threads_do_what_one_does_with_the_same_stacks(small_stories):
+    threaded, plain = (recordings.make("vector", small_stories, **how) for how in ({"threads": 2}, {"chunk": 2}))
+    recording = recordings.perform(threaded)
+    assert recordings.replay(plain, recording.actions) == [*recording.digests, recording.final]
+    threaded.close()
+
+
+def test_a_host_of_many_does_what_it_does_in_other_company(small_stories):
+    def run(names, env):
+        simulation = simulate(len(names), seeds=names, **options)
+        return trajectory(simulation, env, 10, [np.random.default_rng(name) for name in names])
+
+    options = {"task": small_stories, "training": BRIEF, "lifecycle": {"min_training_epochs": 1, "embargo_epochs": 1}}
+    alone = run([7, 8], 0)
+    assert_same_trajectory(run([1, 2, 3, 7, 4], 3), alone)
+
+
+def test_stories_are_learnt(small_stories):
+    simulation = simulate(2, task=small_stories, training={"batches_per_epoch": 8, "batch_size": 8})
+    before = simulation.signals.loss.copy()
+    for _ in range(4):
+        step(simulation)
+    assert (simulation.signals.loss < 0.9 * before).all()
+
+
+@pytest.mark.slow
+def test_both_environments_step_with_all_tokens_of_gpt2(folder, monkeypatch):
+    write_tokenizer(folder / TOKENIZER)
+    task = TASKS["tinystories_gpt2"]
+    host = replace(task.host, width=16, layers=2, heads=4, num_slots=2, length=16)
+    monkeypatch.setitem(TASKS, task.name, replace(task, host=host, source=replace(task.source, length=16, train=20)))
+    options = {"task": task.name, "data_dir": str(folder), "training": BRIEF, "max_epochs": 3}
+    plant = np.array(action(Op.GERMINATE, 1, "mlp_small"))
+    single, several = SeedEnv(**options), SeedVectorEnv(2, autoreset_mode="disabled", **options)
+    for env, vectors in ((single, plant), (several, np.stack([plant, plant]))):
+        env.reset(seed=0)
+        *_, info = env.step(vectors)
+        assert np.all(info["action_executed"])
+        np.testing.assert_allclose(info["val_loss"], np.log(50257), rtol=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", STORIES)
+def test_many_hosts_of_the_real_size_step(task, folder):
+    if task != "tinystories":
+        write_tokenizer(folder / TOKENIZER)
+    training = {"batches_per_epoch": 1, "batch_size": 1, "val_samples": 1}
+    envs = SeedVectorEnv(2, task=task, data_dir=str(folder), training=training)
+    envs.reset(seed=0)
+    *_, info = envs.step(np.tile(action(Op.GERMINATE, 0, "norm"), (2, 1)))
+    assert info["action_executed"].all()
+    assert np.isfinite(info["val_loss"]).all()
 
 
 def test_the_presets_are_those_of_the_specification():

@@ -231,6 +231,45 @@ def test_local_attention_is_flex_attention():
         torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)  # on a CPU FlexAttention has no backward
 
 
+def masked_softmax(qkv, batch, window):
+    """Causal attention over the window, as anybody would write it."""
+    n, rows, wide = qkv.shape
+    length, size = rows // batch, wide // (3 * HEADS)
+    q, k, v = qkv.reshape(n, batch, length, 3, HEADS, size).permute(3, 0, 1, 4, 2, 5)
+    back = torch.arange(length, device=qkv.device)[:, None] - torch.arange(length, device=qkv.device)
+    scores = (q @ k.transpose(-1, -2) / math.sqrt(size)).masked_fill((back < 0) | (back >= window), float("-inf"))
+    return (scores.softmax(-1) @ v).permute(0, 1, 3, 2, 4).reshape(n, rows, wide // 3)
+
+
+def outcome_and_gradient(attend, qkv):
+    """What comes of these vectors, and the gradient of a random mixture of it."""
+    leaf = qkv.detach().clone().requires_grad_()
+    outcome = attend(leaf)
+    mixture = torch.randn(outcome.shape, generator=torch.Generator().manual_seed(1)).to(qkv.device)
+    return outcome.detach(), *torch.autograd.grad((outcome * mixture).sum(), leaf)
+
+
+@pytest.mark.parametrize("size", [16, 96])
+@pytest.mark.parametrize("length", [WINDOW // 2, 3 * WINDOW + 5])
+def test_value_and_gradient_of_attention_are_those_of_a_masked_softmax(size, length):
+    qkv = torch.randn(3, 2 * length, 3 * HEADS * size, generator=torch.Generator().manual_seed(0))
+    paths = {WINDOW: transformer_blueprints.local, length: partial(tokens.attend, heads=HEADS)}
+    for window, path in paths.items():
+        found = outcome_and_gradient(lambda x, path=path: path(x, 2), qkv)
+        want = outcome_and_gradient(lambda x, window=window: masked_softmax(x, 2, window), qkv)
+        torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device here")
+@pytest.mark.parametrize("size", [16, 96])
+@pytest.mark.parametrize("length", [WINDOW // 2, 64, 256])
+def test_on_a_gpu_value_and_gradient_of_flex_attention_are_those_of_the_mask(size, length):
+    qkv = torch.randn(3, 2 * length, 3 * HEADS * size, generator=torch.Generator().manual_seed(0)).cuda()
+    paths = transformer_blueprints.flex, transformer_blueprints.local
+    found, want = (outcome_and_gradient(lambda x, path=path: path(x, 2), qkv) for path in paths)
+    torch.testing.assert_close(found, want, rtol=1e-2, atol=1e-2)  # FlexAttention's kernels may multiply in TF32
+
+
 class OnGpu(torch.Tensor):
     """A tensor that says it were on a GPU, for code that chooses by that."""
 

@@ -23,8 +23,8 @@ from tests.properties.players import BLUEPRINT, OP, SLOT, SOURCES, Player
 STEPS = int(os.environ.get("ESPER_RANDOM_STEPS", "20000"))
 CHEAP = {"batches_per_epoch": 1, "batch_size": 16, "val_samples": 32}
 CHEAP_FEW = {"batches_per_epoch": 1, "batch_size": 2, "val_samples": 4}
-REFUSALS_TRIED = 3
-"""Steps per scenario after which refused actions are compared with WAIT."""
+REFUSALS_EVERY = 10
+"""Steps after which refused actions are compared with WAIT, at the most; in every scenario thrice at least."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +102,10 @@ SCENARIOS = {
         *(
             Scenario(
                 task,
-                {"task": task, "training": CHEAP_FEW, "lifecycle": QUICK, "max_epochs": 8},
-                envs=4,
+                {"task": task, "training": CHEAP_FEW, "lifecycle": QUICK, "max_epochs": 24},
+                envs=5,
                 autoreset="same_step",
-                share=0.05,
+                share=0.5 if "deep" in task else 0.3,
             )
             for task in QUICK_TASKS
             if task.startswith("cifar10")
@@ -127,6 +127,20 @@ SCENARIOS = {
             envs=16,
             autoreset="next_step",
             faults=True,
+        ),
+        Scenario(
+            "lost weights of photographs",
+            {"task": "cifar10_impaired", "training": CHEAP_FEW, "lifecycle": QUICK, "on_panic": "rollback"},
+            envs=5,
+            faults=True,
+            share=0.5,
+        ),
+        Scenario(
+            "lost weights of texts",
+            {"task": "story_grammar", "training": CHEAP_FEW, "lifecycle": QUICK, "on_panic": "rollback"},
+            envs=8,
+            faults=True,
+            share=0.2,
         ),
         Scenario(
             "one slot, cut short",
@@ -184,7 +198,7 @@ class Journey:
         self.check_state(observation, info)
 
     def play(self, steps: int) -> Counter:
-        every = max(steps // REFUSALS_TRIED, 1)
+        every = min(max(steps // 3, 1), REFUSALS_EVERY)
         for t in range(steps):
             self.step(compare=t % every == every // 2)
         self.envs.close()
@@ -468,6 +482,36 @@ def test_random_play_has_been_everywhere():
         "truncated",
     ]
     assert [what for what in expected if not seen[what]] == []
+
+
+@pytest.mark.parametrize("task", QUICK_TASKS)
+def test_on_every_task_random_play_has_been_in_every_stage_and_executed_and_refused_every_op(task):
+    played = [travelled(name) for name, s in SCENARIOS.items() if s.options.get("task", "digits") == task]
+    assert unseen(sum(played, Counter())) == []
+
+
+@pytest.mark.parametrize("task", ["digits", "cifar10_impaired", "story_grammar"])
+def test_on_every_kind_of_host_weights_were_lost_and_brought_back(task):
+    played = [travelled(name) for name, s in SCENARIOS.items() if s.faults and s.options.get("task", "digits") == task]
+    seen = sum(played, Counter())
+    assert [what for what in (("rolled back", "rollback"), "rolled back with fossils") if not seen[what]] == []
+
+
+def test_every_step_on_small_hosts_for_stories_keeps_every_promise(small_stories):
+    options = {"task": small_stories, "training": CHEAP_FEW, "lifecycle": QUICK, "max_epochs": 24}
+    journey = Journey(Scenario(small_stories, options, envs=5, autoreset="same_step"))
+    assert unseen(journey.play(80)) == []
+
+
+def unseen(seen):
+    """What has not been seen of all that every task must have seen, whoever played."""
+    met = {what if what[0] == "stage" else (what[0], what[-1]) for what in seen if isinstance(what, tuple)}
+    expected = [
+        *(("stage", stage) for stage in Stage if stage != Stage.UNKNOWN),
+        *(("executed", op) for op in Op),
+        *(("refused", op) for op in Op if op),
+    ]
+    return [what for what in expected if what not in met] + ["refusals compared"] * (not seen["refusals compared"])
 
 
 def suited_blueprints():

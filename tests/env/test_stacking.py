@@ -31,16 +31,21 @@ UNEVEN = {"batches_per_epoch": 3, "batch_size": 53, "val_samples": 77}
 
 
 def modules(simulation, env):
-    """Every tensor that belongs to an environment, `{name: (value, momentum)}`."""
+    """Every tensor that belongs to an environment, `{name: (value, momentum, snapshot)}`."""
     network, local = simulation.population.home(env)
-    found = {"trunk": (network.trunk.value[local], network.trunk.momentum[local])}
+    found = {"trunk": row_of(network.trunk, local)}
     for (slot, name), bank in network.banks.items():
         if local in bank.envs:
             row = bank.envs.index(local)
             for kind, stack in zip(("seed", "gate"), bank.stacks(), strict=False):
                 if kind == "seed" or local in bank.gated:
-                    found[f"{kind} {name} in {slot}"] = (stack.value[row], stack.momentum[row])
-    return {name: tuple(t.clone() for t in pair) for name, pair in found.items()}
+                    found[f"{kind} {name} in {slot}"] = row_of(stack, row)
+    return found
+
+
+def row_of(stack, row):
+    """Copies of what a stack holds of one module."""
+    return tuple(matrix[row].clone() for matrix in (stack.value, stack.momentum, stack.snapshot))
 
 
 def assert_same_modules(ours, theirs):
@@ -88,7 +93,7 @@ def test_a_host_with_seeds_in_training_is_identical_to_the_host_without(task, en
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_germinating_and_pruning_leave_the_modules_and_momentum_of_others_as_they_are(seed):
+def test_germinating_and_pruning_leave_modules_momentum_and_snapshots_of_others_as_they_are(seed):
     simulation = simulate(4, **QUICK)
     play(simulation, 25, seed)
     for env in range(4):
@@ -116,7 +121,7 @@ def test_germinating_and_pruning_leave_the_modules_and_momentum_of_others_as_the
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "seed"),
-    [("digits", 0), ("digits", 1), ("digits", 2), ("digits_capable", 0), ("shapes", 2)]
+    [("digits", 0), ("digits", 1), ("digits", 2), ("digits_capable", 0), ("digits_deep", 0), ("shapes", 2)]
     + [("story_grammar", seed) for seed in range(3)]
     + [(task, 0) for task in QUICK_TASKS if task.startswith("cifar10")],
 )
@@ -162,6 +167,42 @@ def test_a_trajectory_does_not_change_when_the_neighbour_grows_or_is_rolled_back
         return record
 
     assert_same_trajectory(run(neighbour), run("waits"))
+
+
+@pytest.mark.parametrize("style", [Style.SIGMOID_ADD, Style.GATED_GATE])
+@pytest.mark.parametrize("op", [Op.GERMINATE, Op.PRUNE])
+def test_a_fossil_returns_to_its_snapshot_whatever_the_neighbour_plants_or_prunes_beside_it(op, style):
+    """Both hosts have the same blueprint in the same slot, so that the fossil changes its place in storage."""
+
+    def run(*, neighbour_acts):
+        simulation = simulate(2, **QUICK)
+        germinate, advance = action(Op.GERMINATE, 0, "conv_small", style), action(Op.ADVANCE, 0)
+        if op == Op.PRUNE:
+            step(simulation, action(), germinate)  # the neighbour has the first row, which the fossil inherits
+        fossilized = [germinate, advance, advance, action(), action(), advance, action(Op.FOSSILIZE, 0)]
+        for mine in fossilized:
+            step(simulation, mine, action())
+            assert simulation.counters.executed.all()
+        theirs = germinate if op == Op.GERMINATE else action(Op.PRUNE, 0)
+        step(simulation, action(), theirs if neighbour_acts else action())
+        assert simulation.counters.executed.all()
+        before = modules(simulation, 0)
+        assert all(not torch.equal(value, snapshot) for value, _, snapshot in before.values())
+        simulation.population.stacks[0].trunk.value[0] = float("nan")
+        step(simulation)
+        assert simulation.counters.rolled_back.tolist() == [True, False]
+        after = modules(simulation, 0)
+        for name, (value, momentum, snapshot) in after.items():
+            assert torch.equal(value, before[name][2]), name
+            assert torch.equal(value, snapshot), name
+            assert not momentum.any(), name
+        return before, after, simulation.features()[0]
+
+    (*acted, one), (*waited, other) = run(neighbour_acts=True), run(neighbour_acts=False)
+    for ours, theirs in zip(acted, waited, strict=True):
+        assert len(ours) == (3 if style == Style.GATED_GATE else 2)
+        assert_same_modules(ours, theirs)
+    np.testing.assert_array_equal(one, other)
 
 
 def test_a_seed_that_waits_for_training_is_not_measured_because_a_neighbour_trains_the_same_kind():

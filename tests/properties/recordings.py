@@ -1,6 +1,7 @@
 """Recorded play: the actions that were taken, and a digest of every bit that each step led to."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -43,8 +44,29 @@ class Recording:
 
     actions: list
     digests: list
-    final: str
-    stages: set
+    """Of what each step gave back, the reset first."""
+    states: list
+    """Of everything that the simulation held then."""
+    stages: list
+    """The stages that slots were in then."""
+
+    def part(self, start, end):
+        """What resuming after `start` steps leads to in the step numbered `end`."""
+        return [*self.digests[start + 1 : end + 1], self.states[end]]
+
+    def stops(self):
+        """The half, and as few further steps as a state must be taken after to have one of every stage."""
+        chosen, missing = [STEPS // 2], set(Stage) - {Stage.UNKNOWN} - self.stages[STEPS // 2]
+        while missing:
+            best = max(range(STEPS), key=lambda step: len(missing & self.stages[step]))
+            assert missing & self.stages[best], f"no slot is ever in any of {missing}"
+            chosen.append(best)
+            missing -= self.stages[best]
+        return sorted(chosen)
+
+    def parts(self):
+        """From each stop to the next one and from the last to the end, `(start, end)`."""
+        return [*pairwise([*self.stops(), STEPS])]
 
 
 def make(kind, task, **more):
@@ -74,6 +96,11 @@ def everything(env):
     return digest(env.unwrapped._simulation)
 
 
+def stages(env):
+    """The stages that slots are in."""
+    return {Stage(stage) for stage in np.unique(env.unwrapped._simulation.slots.stage)}
+
+
 def take(env, chosen):
     """One step; returns the observation and the digest of all that it gave back."""
     observation, reward, terminated, truncated, info = env.step(chosen)
@@ -85,7 +112,7 @@ def perform(env):
     single = isinstance(env, SeedEnv)
     player = Player(env.config.num_slots, np.random.default_rng(SEED))
     observation, first = begin(env)
-    recording = Recording([], [first], "", {Stage.DORMANT})
+    recording = Recording([], [first], [everything(env)], [stages(env)])
     for t in range(STEPS):
         seen = {name: array[None] for name, array in observation.items()} if single else observation
         vectors = player.eager(seen)
@@ -95,8 +122,8 @@ def perform(env):
         observation, found = take(env, chosen)
         recording.actions.append(chosen)
         recording.digests.append(found)
-        recording.stages |= {Stage(stage) for stage in np.unique(env.unwrapped._simulation.slots.stage)}
-    recording.final = everything(env)
+        recording.states.append(everything(env))
+        recording.stages.append(stages(env))
     return recording
 
 
@@ -119,10 +146,12 @@ def disturb(env):
 
 
 def replay_elsewhere(jobs, connection):
-    """In a process of its own: replay from the start, and resume from a pickled state."""
-    for kind, task, more, actions, state in jobs:
-        env = make(kind, task, **more)
+    """In a process of its own: replay from the start, and resume from pickled states, each with its own actions."""
+    for kind, task, actions, parts in jobs:
+        env, resumed = make(kind, task), []
         digests = replay(env, actions)
-        env.set_state(state)
-        connection.send((digests, resume(env, actions[STEPS // 2 :])))
+        for state, following in parts:
+            env.set_state(state)
+            resumed.append(resume(env, following))
+        connection.send((digests, resumed))
     connection.close()

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import pickle
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -13,7 +14,6 @@ from tests.properties import recordings
 from tests.properties.recordings import STEPS, disturb, make, perform, replay, replay_elsewhere, resume
 
 CASES = [(kind, task) for task in QUICK_TASKS for kind in recordings.KINDS]
-HALF = STEPS // 2
 
 
 @cache
@@ -21,21 +21,47 @@ def recorded(kind, task):
     return perform(make(kind, task))
 
 
-@cache
-def halfway(kind, task):
-    """An environment in the middle of its recording, to take states and forks from, and its state."""
-    env = make(kind, task)
+@dataclass
+class Part:
+    """A stop of a recording: what was taken there, and what goes on from it to the next one."""
+
+    state: dict
+    pickled: bytes
+    """The environment itself."""
+    stages: set
+    actions: list
+    digests: list
+
+
+def stops(kind, task):
+    """Play a recording once more; yield the environment at each stop, with the step of it and that of the next."""
+    env, recording, played = make(kind, task), recorded(kind, task), 0
     env.reset(seed=recordings.SEED)
-    for action in recorded(kind, task).actions[:HALF]:
-        env.step(action)
-    return env, env.get_state()
+    for start, end in recording.parts():
+        for action in recording.actions[played:start]:
+            env.step(action)
+        yield env, start, end
+        played = start
+
+
+@cache
+def parts(kind, task):
+    """A recording in parts."""
+    recording, found = recorded(kind, task), []
+    for env, start, end in stops(kind, task):
+        taken = env.get_state(), pickle.dumps(env), recordings.stages(env)
+        found.append(Part(*taken, recording.actions[start:end], recording.part(start, end)))
+    return found
 
 
 @cache
 def elsewhere():
     """The recordings replayed and resumed in a spawned process."""
     here, there = multiprocessing.get_context("spawn").Pipe()
-    jobs = [(kind, task, {}, recorded(kind, task).actions, halfway(kind, task)[1]) for kind, task in CASES]
+    jobs = [
+        (kind, task, recorded(kind, task).actions, [(part.state, part.actions) for part in parts(kind, task)])
+        for kind, task in CASES
+    ]
     process = multiprocessing.get_context("spawn").Process(target=replay_elsewhere, args=(jobs, there))
     process.start()
     there.close()
@@ -47,17 +73,12 @@ def elsewhere():
 
 def all_of(kind, task):
     recording = recorded(kind, task)
-    return [*recording.digests, recording.final]
-
-
-def second_half(kind, task):
-    return all_of(kind, task)[HALF + 1 :]
+    return [recording.digests[0], *recording.part(0, STEPS)]
 
 
 @pytest.mark.parametrize(("kind", "task"), CASES)
-def test_the_recordings_have_seeds_in_every_stage(kind, task):
-    expected = set(Stage) - {Stage.UNKNOWN}
-    assert recorded(kind, task).stages == expected
+def test_states_are_taken_of_seeds_in_every_stage(kind, task):
+    assert set().union(*(part.stages for part in parts(kind, task))) == set(Stage) - {Stage.UNKNOWN}
     assert len(set(recorded(kind, task).digests)) == STEPS + 1
 
 
@@ -76,32 +97,33 @@ def test_a_spawned_process_repeats_it(kind, task):
 
 @pytest.mark.parametrize(("kind", "task"), CASES)
 def test_a_spawned_process_goes_on_from_a_saved_state(kind, task):
-    assert elsewhere()[kind, task][1] == second_half(kind, task)
+    assert elsewhere()[kind, task][1] == [part.digests for part in parts(kind, task)]
 
 
 @pytest.mark.parametrize(("kind", "task"), CASES)
 def test_a_fork_goes_on_alike_and_leaves_its_origin_alone(kind, task):
-    origin, _ = halfway(kind, task)
-    before = recordings.everything(origin)
-    fork = origin.fork()
-    assert resume(fork, recorded(kind, task).actions[HALF:]) == second_half(kind, task)
-    assert recordings.everything(origin) == before
+    recording = recorded(kind, task)
+    for origin, start, end in stops(kind, task):
+        before = recordings.everything(origin)
+        assert resume(origin.fork(), recording.actions[start:end]) == recording.part(start, end)
+        assert recordings.everything(origin) == before == recording.states[start]
 
 
 @pytest.mark.parametrize(("kind", "task"), CASES)
 def test_a_pickled_state_goes_on_alike_wherever_it_is_set(kind, task):
-    state = pickle.loads(pickle.dumps(halfway(kind, task)[1]))
     env = make(kind, task)
     disturb(env)
-    for _ in range(2 if task == "digits" else 1):  # the state is not used up
-        env.set_state(state)
-        assert resume(env, recorded(kind, task).actions[HALF:]) == second_half(kind, task)
+    for part in parts(kind, task):
+        state = pickle.loads(pickle.dumps(part.state))
+        for _ in range(2 if task == "digits" else 1):  # the state is not used up
+            env.set_state(state)
+            assert resume(env, part.actions) == part.digests
 
 
 @pytest.mark.parametrize(("kind", "task"), CASES)
 def test_a_pickled_environment_goes_on_alike(kind, task):
-    env = pickle.loads(pickle.dumps(halfway(kind, task)[0]))
-    assert resume(env, recorded(kind, task).actions[HALF:]) == second_half(kind, task)
+    for part in parts(kind, task):
+        assert resume(pickle.loads(part.pickled), part.actions) == part.digests
 
 
 @pytest.mark.parametrize("task", QUICK_TASKS)

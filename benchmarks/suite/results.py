@@ -95,8 +95,13 @@ def read_agent(folder: Path) -> Agent:
 
 
 def publish(run: Run, results: Path = RESULTS) -> None:
-    """Put a finished run among the results, in place of an earlier one of the same task and seed."""
+    """Put a finished run among the results, in place of an earlier one of the same task and seed.
+
+    What the agent handed in under another version of the protocol goes.
+    """
     folder = results / run.label
+    if (folder / MANIFEST).exists() and read_agent(folder).manifest.get("protocol") != run.version:
+        shutil.rmtree(folder)
     episodes, actions = run.results()
     rows, recorded = folder / f"{run.task}.csv", folder / f"{run.task}.actions.csv.gz"
     others = [row for row in (read_episodes(rows) if rows.exists() else []) if row.training_seed != run.seed]

@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -289,6 +290,20 @@ def test_the_tuned_schedule_plays_with_its_settings(tmp_path):
     work(tmp_path, "schedule")
     made = json.loads((tmp_path / "runs/digits/schedule/run.json").read_text())
     assert made["settings"] == search(tmp_path).settings()
+
+
+def test_what_was_handed_in_under_another_version_of_the_protocol_goes(tmp_path):
+    work(tmp_path, "random")
+    mine = tmp_path / "results" / "random"
+    for name in ("csv", "actions.csv.gz"):
+        shutil.copy(mine / f"digits.{name}", mine / f"shapes.{name}")
+    work(tmp_path, "random")
+    assert (mine / "shapes.csv").exists()
+    later = replace(runner(tmp_path), protocol=replace(TINY, version=TINY.version + 1), runs=tmp_path / "later")
+    assert later.work(["random"], show=quiet)
+    agent = read_agent(mine)
+    assert agent.manifest["protocol"] == TINY.version + 1
+    assert sorted(path.name for path in mine.iterdir()) == ["agent.json", "digits.actions.csv.gz", "digits.csv"]
 
 
 def test_a_settings_file_of_another_protocol_is_refused(tmp_path):

@@ -39,7 +39,7 @@ def conv(into, out, kernel, **kwargs):
 class PlainNorm(nn.Module):
     def __init__(self, c):
         super().__init__()
-        self.gamma = nn.Parameter(torch.zeros(1))
+        self.gamma = nn.Parameter(torch.full((1,), 0.1))
         self.norm = group_norm(c, affine=False)
 
     def forward(self, x):

@@ -166,8 +166,8 @@ BRIEF = {"batches_per_epoch": 1, "batch_size": 2, "val_samples": 3}
 def test_both_environments_repeat_bit_for_bit_from_the_start_a_fork_and_a_state(small_stories, kind):
     half = recordings.STEPS // 2
     recording = recordings.perform(recordings.make(kind, small_stories))
-    assert recording.stages == set(Stage) - {Stage.UNKNOWN}
-    whole = [*recording.digests, recording.final]
+    assert set().union(*recording.stages) == set(Stage) - {Stage.UNKNOWN}
+    whole = [*recording.digests, recording.states[-1]]
     env = recordings.make(kind, small_stories)
     recordings.disturb(env)
     assert recordings.replay(env, recording.actions) == whole
@@ -184,7 +184,7 @@ def test_both_environments_repeat_bit_for_bit_from_the_start_a_fork_and_a_state(
 def test_two_threads_do_what_one_does_with_the_same_stacks(small_stories):
     threaded, plain = (recordings.make("vector", small_stories, **how) for how in ({"threads": 2}, {"chunk": 2}))
     recording = recordings.perform(threaded)
-    assert recordings.replay(plain, recording.actions) == [*recording.digests, recording.final]
+    assert recordings.replay(plain, recording.actions) == [*recording.digests, recording.states[-1]]
     threaded.close()
 
 

@@ -334,10 +334,11 @@ def test_every_blueprint_and_the_gate_have_the_size_of_their_closed_form(width):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_output_layer_starts_at_zero_and_the_rest_within_its_bound(name):
+def test_an_output_layer_starts_at_zero_the_rest_within_its_bound_and_a_strength_alone_at_a_tenth(name):
     parameters = IMPLEMENTATIONS[name, TRANSFORMER].init(64, np.random.default_rng(0))
     *first, last = parameters.values()
-    assert not last.any()
+    assert not first or not last.any()
+    assert first or last.tolist() == [np.float32(0.1)]
     assert all(0 < np.abs(p).max() <= len(p) ** -0.5 for p in first)
 
 

@@ -100,9 +100,9 @@ def publish(run: Run, results: Path = RESULTS) -> None:
     What the agent handed in under another version of the protocol goes.
     """
     folder = results / run.label
+    episodes, actions = run.results()  # before anything goes, for they may not be whole
     if (folder / MANIFEST).exists() and read_agent(folder).manifest.get("protocol") != run.version:
         shutil.rmtree(folder)
-    episodes, actions = run.results()
     rows, recorded = folder / f"{run.task}.csv", folder / f"{run.task}.actions.csv.gz"
     others = [row for row in (read_episodes(rows) if rows.exists() else []) if row.training_seed != run.seed]
     if actions:

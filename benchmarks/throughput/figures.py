@@ -100,11 +100,9 @@ def ratio(
     rounds: int,
     bar: Bar | None = None,
     clock: Clock = time.process_time,
-    *,
-    settled: bool = False,
 ) -> Figure:
     """How many times as long the first side takes as the second, per unit of work, as `interleave` measures it."""
     slow, fast = sides
-    seconds = interleave(sides, rounds, clock, settled=settled)
+    seconds = interleave(sides, rounds, clock)
     detail = {f"ms {side}": 1e3 * float(np.median(values)) for side, values in seconds.items()}
     return Figure(name, "×", seconds[slow] / seconds[fast], bar, detail)

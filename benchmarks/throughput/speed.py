@@ -125,13 +125,13 @@ def two_threads(rounds: int) -> list[Figure]:
 
     What two processes gain over one thread is what the machine has to give: they share neither Python nor memory.
     """
-    states: dict[str, Callable[[int, int], Simulation]] = {"no seeds": _alone, "three blending seeds": _blending}
+    states: dict[str, Callable[..., Simulation]] = {"no seeds": alone, "three blending seeds": blending}
     figures = []
     for name, make in states.items():
         with TwoProcesses(make, MANY // 2) as processes:
             sides = {
-                "1 thread": steps([make(MANY, 1)]),
-                "2 threads": steps([make(MANY, 2)]),
+                "1 thread": steps([make(MANY)]),
+                "2 threads": steps([make(MANY, threads=2)]),
                 "2 processes": processes.work,
             }
             seconds = interleave(sides, rounds, clock=time.perf_counter, settled=True)
@@ -142,26 +142,19 @@ def two_threads(rounds: int) -> list[Figure]:
     return figures
 
 
-def _alone(envs: int, threads: int) -> Simulation:
-    return alone(envs, threads=threads)
-
-
-def _blending(envs: int, threads: int) -> Simulation:
-    return blending(envs, threads=threads)
-
-
 class TwoProcesses:
     """Two processes that take a step each whenever they are told to, with as many hosts each."""
 
-    def __init__(self, make: Callable[[int, int], Simulation], envs: int) -> None:
+    def __init__(self, make: Callable[..., Simulation], envs: int) -> None:
         context = get_context("spawn")
         self.envs = envs
-        self.pipes, theirs = zip(*(context.Pipe() for _ in range(2)), strict=True)
-        self.processes = [context.Process(target=_step_when_told, args=(make, envs, pipe)) for pipe in theirs]
+        self.pipes, self.theirs = zip(*(context.Pipe() for _ in range(2)), strict=True)
+        self.processes = [context.Process(target=_step_when_told, args=(make, envs, pipe)) for pipe in self.theirs]
 
     def __enter__(self) -> Self:
-        for process in self.processes:
+        for process, pipe in zip(self.processes, self.theirs, strict=True):
             process.start()
+            pipe.close()  # or nobody would hear that a process has died
         self.work()  # when this is done, both are ready
         return self
 
@@ -179,9 +172,9 @@ class TwoProcesses:
         return 2 * self.envs
 
 
-def _step_when_told(make: Callable[[int, int], Simulation], envs: int, pipe: Connection) -> None:
+def _step_when_told(make: Callable[..., Simulation], envs: int, pipe: Connection) -> None:
     torch.set_num_threads(1)
-    work = steps([make(envs, 1)])
+    work = steps([make(envs)])
     while pipe.recv():
         pipe.send(work())
 

@@ -54,6 +54,10 @@ class Recording:
         """What resuming after `start` steps leads to in the step numbered `end`."""
         return [*self.digests[start + 1 : end + 1], self.states[end]]
 
+    def whole(self):
+        """What replaying leads to from the reset on."""
+        return [*self.digests, self.states[-1]]
+
     def stops(self):
         """The half, and as few further steps as a state must be taken after to have one of every stage."""
         chosen, missing = [STEPS // 2], set(Stage) - {Stage.UNKNOWN} - self.stages[STEPS // 2]

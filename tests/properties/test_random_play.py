@@ -128,19 +128,15 @@ SCENARIOS = {
             autoreset="next_step",
             faults=True,
         ),
-        Scenario(
-            "lost weights of photographs",
-            {"task": "cifar10_impaired", "training": CHEAP_FEW, "lifecycle": QUICK, "on_panic": "rollback"},
-            envs=5,
-            faults=True,
-            share=0.5,
-        ),
-        Scenario(
-            "lost weights of texts",
-            {"task": "story_grammar", "training": CHEAP_FEW, "lifecycle": QUICK, "on_panic": "rollback"},
-            envs=8,
-            faults=True,
-            share=0.2,
+        *(
+            Scenario(
+                f"lost weights of {task}",
+                {"task": task, "training": CHEAP_FEW, "lifecycle": QUICK, "on_panic": "rollback"},
+                envs=envs,
+                faults=True,
+                share=share,
+            )
+            for task, envs, share in (("cifar10_impaired", 5, 0.5), ("story_grammar", 8, 0.2))
         ),
         Scenario(
             "one slot, cut short",

@@ -88,7 +88,9 @@ def _import(module: str) -> None:
         ) from error
 
 
-def _network_policy(preset: PolicyConfig) -> PolicyFactory:
+def network_policy(preset: PolicyConfig, kind: type[PolicyNetwork] = PolicyNetwork) -> PolicyFactory:
+    """The factory of an agent around a network of this kind, whose options replace those of the preset."""
+
     def build(spec: EnvSpec, *, generator: torch.Generator, **options: Any) -> ActorCritic:
         for option in options:
             if option not in asdict(preset):
@@ -97,7 +99,7 @@ def _network_policy(preset: PolicyConfig) -> PolicyFactory:
         layout = ActionLayout(spec.num_slots, spec.num_blueprints, config.uniform_mixing, config.first_bias)
         # Layers draw weights from the global stream when they are built: put that stream back as it was.
         with torch.random.fork_rng(devices=[]):
-            network = PolicyNetwork(spec, config)
+            network = kind(spec, config)
         initialise(network, generator)
         if config.compile:
             network.compile(fullgraph=True)
@@ -114,6 +116,6 @@ PRESETS = {
 """The policies that learn: one network in three shapes."""
 
 for _name, _preset in PRESETS.items():
-    register_policy(_name, _network_policy(_preset))
+    register_policy(_name, network_policy(_preset))
 for _name, _baseline in BASELINES.items():
     register_policy(_name, _baseline)

@@ -133,7 +133,7 @@ def test_the_picture_tells_what_was_done_what_came_of_it_and_what_it_paid(sketch
         for name, value in frame.terms.items():
             if abs(value) >= 0.0005:
                 meaning, paid = drawn.beside(name)
-                assert meaning[0] == PAYS[name]
+                assert meaning[0] == PAYS[name].brief
                 assert paid == (f"{value:+.3f}", ACCURACY if value > 0 else ALARM)
     assert not frames[-1].executed
 

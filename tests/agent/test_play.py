@@ -84,6 +84,11 @@ def test_every_choice_that_is_shown_can_be_said_and_is_what_is_done():
                     assert all(vector[HEAD_INDEX[n]] == menu.heads[n].canonical for n in others)
 
 
+def test_the_menu_fits_a_terminal():
+    for _, menu in states():
+        assert max(map(len, [*menu.lines(), *menu.explain()])) <= 80
+
+
 def test_words_may_come_in_any_order_and_be_shortened():
     menu = next(states())[1]
     assert menu.action("g 2 norm slow half gated") == menu.action("germinate half slow gate norm 2")

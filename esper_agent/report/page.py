@@ -185,7 +185,7 @@ def _planted(accounts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def _learned(updates: Sequence[Metrics]) -> dict[str, str]:
     return {
         "ops": then_and_now(updates, "op/", "share of steps", percent=True),
-        "terms": then_and_now(updates, "reward/", "sum over an episode", percent=False),
+        "terms": then_and_now(updates, "reward/", "sum over a rollout", percent=False),
         "heads": heads_table(updates),
         "health": health(updates),
     }

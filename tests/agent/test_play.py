@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from esper_agent import cli
+from esper_agent.play import Game
 from esper_agent.play_advice import find_adviser
 from esper_agent.play_menu import Menu, RefusalError
 from esper_agent.spec import EnvSpec
@@ -130,6 +131,18 @@ def test_an_episode_is_played_shown_and_weighed(says):
     twin = waiting_twin(seed=3, **OPTIONS)
     assert f"Had you only waited: {twin.objective_return:.2f}, and {twin.test_accuracy:.1f} %." in out
     assert out.endswith("--seed 3.\n")
+
+
+def test_what_was_paid_so_far_is_the_sum_of_the_rewards():
+    game, env = Game(OPTIONS, seed=3), gym.make("esper_env:Esper-Seed-v0", **OPTIONS)
+    env.reset(seed=3)
+    paid = objective = 0.0
+    for line in ("g", "a", ""):
+        _, reward, _, _, info = env.step(np.array(game.menu.action(line)))
+        paid, objective = paid + reward, objective + info["objective_reward"]
+        game.obey(line)
+    assert (game.account.reward, game.account.objective_return) == pytest.approx((paid, objective))
+    assert paid != pytest.approx(objective)
 
 
 def test_a_number_waits_until_there_is_news(says):

@@ -120,6 +120,7 @@ def test_a_seed_keeps_its_way_of_blending_unless_told_otherwise(says):
     _, out, _ = says("g norm linear_multiply", "a", "a", "9", "?", "q")
     told = " ".join(out.split())
     assert "SET_ALPHA_TARGET slot [0] style linear_add [linear_multiply] sigmoid_add gated_gate" in told
+    assert "alpha_speed instant fast [medium] slow" in told
 
 
 def test_an_episode_is_played_shown_and_weighed(says):

@@ -7,9 +7,11 @@ import json
 import re
 from collections.abc import Mapping
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from esper_env.config import unknown_name
 
 WIDEST = 40
 """Characters of a wrong value that are shown."""
@@ -35,6 +37,19 @@ def registry() -> ConstructorRegistry:
         )
 
     @known.primitive_rule
+    def choice(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[str] | None:
+        allowed = get_args(info.type)
+        if get_origin(info.type) is not Literal:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=f"{{{','.join(allowed)}}}",
+            instance_from_str=lambda strings: _chosen(strings[0], allowed),
+            is_instance=lambda value: value in allowed,
+            str_from_instance=lambda value: [value],
+        )
+
+    @known.primitive_rule
     def mapping(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Mapping[str, Any]] | None:
         if get_origin(info.type) is not collections.abc.Mapping:
             return None
@@ -54,8 +69,12 @@ def sentence(box: str) -> str:
     plain = re.sub(r"\x1b\[[0-9;]*m|^[│╭╰]|[│╮╯] *$", "", box, flags=re.MULTILINE)
     _, _, inside = plain.partition("\n")
     parts = re.split(r"^ *[─-]{3,} *$", inside, flags=re.MULTILINE)
-    first = " ".join(next((part for part in parts if part.strip()), box).split())
-    text = re.sub(r"^(Error parsing )?(__tyro-dummy-inner__[^:]*: )?", "", first) or "This is no command of esper."
+    first = next((part for part in parts if part.strip()), box)
+    if missing := re.match(r"\s*Missing from (.+):\s+(\S+).*\n([^(]+)\(required\)", first):
+        return f"{missing[1]} needs {missing[2]}: {' '.join(missing[3].split())}"
+    first = " ".join(first.split())
+    text = re.sub(r"^(Error parsing )?(__tyro-dummy-inner__[^:]*: |\[\{.*?\}\]: )?", "", first)
+    text = text or "This is no command of esper."
     return text if text.endswith((".", ")")) else f"{text}."
 
 
@@ -72,6 +91,12 @@ def _number(kind: type[float], text: str, optional: bool) -> float | None:
     except ValueError:
         what = f"a {'whole ' if kind is int else ''}number{' or None' if optional else ''}"
         raise ValueError(f"expected {what}, got {_shown(text)}") from None
+
+
+def _chosen(text: str, allowed: tuple[str, ...]) -> str:
+    if text not in allowed:
+        raise ValueError(unknown_name("choice", text, allowed))
+    return text
 
 
 def _from_json(text: str) -> Mapping[str, Any]:

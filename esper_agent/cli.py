@@ -117,7 +117,6 @@ def _parse(args: Sequence[str]) -> Callable[[], int]:
                 prog="esper",
                 description=ABOUT,
                 args=args,
-                config=(tyro.conf.FlagCreatePairsOff,),
                 registry=registry(),
                 return_unknown_args=True,
             )

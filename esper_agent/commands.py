@@ -5,6 +5,7 @@ What brings in torch is imported inside the commands, so that help comes at once
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from esper_agent.exits import DONE, FAILURE, INTERRUPTED
-from esper_agent.failures import require_writable
+from esper_agent.failures import require_writable_file
 from esper_agent.metrics import Metrics, warnings
 from esper_agent.runs import TrainConfig, load_config
 from esper_agent.train import print_update, train
@@ -36,20 +37,20 @@ class Train:
     """
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
-    resume: bool = False
+    resume: tyro.conf.FlagCreatePairsOff[bool] = False
     """Continue the run in --run, with the settings it has."""
 
     def __call__(self) -> int:
         """Train, and say how to go on."""
-        run = self.config.run
+        run, quoted = self.config.run, shlex.quote(self.config.run)
         with progress() as show:
             finished = train(self.config, resume=self.resume, show=show)
         if not finished:
-            print(f"Interrupted. Go on with: esper train --run {run} --resume")
+            print(f"Interrupted. Go on with: esper train --run {quoted} --resume")
             return INTERRUPTED
         page = Path(run) / "report.html"
         print(f"Trained: {page} shows how." if page.exists() else f"Trained: {run}.")
-        print(f"To evaluate it as well: esper report {run}")
+        print(f"To evaluate it as well: esper report {quoted}")
         return DONE
 
 
@@ -95,7 +96,7 @@ class Evaluate:
         check_number("episodes", self.episodes, 1, whole=True)
         check_number("temperature", self.temperature, 0, 100)
         if self.csv is not None:
-            require_writable(self.csv.parent, "--csv")
+            require_writable_file(self.csv, "--csv")
         if "task" in self.env:
             raise ConfigError("Give task as an argument of its own, not inside env.")
         saved = {} if self.run is None else load_config(self.run).env_options
@@ -155,7 +156,7 @@ class Play:
         seed = random.randrange(10_000) if self.seed is None else self.seed
         check_number("seed", seed, 0, whole=True)
         if self.save is not None:
-            require_writable(self.save.parent, "--save")
+            require_writable_file(self.save, "--save")
         game = Game({"task": self.task, **self.env}, seed=seed, advice=self.advice, which=self.checkpoint)
         try:
             play(game, self.save)

@@ -135,8 +135,8 @@ class PPOConfig(Options):
     entropy_weights: Mapping[str, float] = field(default_factory=lambda: dict(ENTROPY_WEIGHTS))
     """Per-head factors of the entropy bonus; a head left out has none."""
     entropy_from: str = "beginner"
-    """What the bonus draws heads to: the odds of a `beginner`, whose logits are `first_bias`, so that what makes no
-    difference is decided as a beginner would; or `even` ones."""
+    """What the bonus draws heads to: the odds of a `beginner`, whose logits are `first_bias`, or `even` ones.
+    By the former, what makes no difference is decided as a beginner would."""
     value_coefficient: float = 0.5
     """Weight of the critic's mean squared error."""
     value_clip: float | None = None
@@ -146,8 +146,8 @@ class PPOConfig(Options):
     minibatches: int = 8
     """Parts that a rollout is cut into, each of whole environments."""
     target_kl: float | None = 0.1
-    """The update stops when the policy's KL from what it was at the update's beginning, per step and summed over heads,
-    exceeds 1.5 times this; None never stops."""
+    """The update stops when the policy's KL from what it was at its beginning exceeds 1.5 times this.
+    The KL is per step and summed over heads. None never stops."""
     learning_rate: float = 5e-4
     """Adam's learning rate at the start."""
     learning_rate_decay: float | None = 16_000.0

@@ -35,6 +35,13 @@ def require_writable(folder: Path, flag: str) -> None:
         raise ConfigError(f"Nothing can be written in {folder}: {_reason(error)}. Choose another {flag}.") from error
 
 
+def require_writable_file(path: Path, flag: str) -> None:
+    """The same for a file that is to be written, or written on."""
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder. Choose a file for {flag}.")
+    require_writable(path.parent, flag)
+
+
 def cause(error: Exception) -> str:
     """One line. The messages of our own errors say what to do; what is not known here goes by its type."""
     advice = missing_extra(error) if isinstance(error, ModuleNotFoundError) else None

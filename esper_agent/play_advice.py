@@ -84,6 +84,8 @@ def find_adviser(name: str, env: Any, which: str = "best") -> Adviser:
     spec = EnvSpec.of(env)
     run = Path(name)
     if not run.is_dir():
+        if len(run.parts) > 1:
+            raise ConfigError(f"There is no run in {run}, and no policy has such a name.")
         policy = create_policy(name, spec, seed=0)
         if isinstance(policy, ActorCritic):
             raise ConfigError(f"Policy {name!r} has learned nothing yet: give the folder of a run that trained it.")

@@ -16,7 +16,7 @@ from esper_env.observation import BASE_FEATURES, SLOT_FEATURES
 
 WIDTH = 80
 MEANING = {
-    Op.WAIT: "train an epoch; a number trains that many, or until there is news",
+    Op.WAIT: "train an epoch; 9 trains nine, or until there is news",
     Op.GERMINATE: "plant a seed in slot {}",
     Op.SET_ALPHA_TARGET: "take alpha elsewhere in slot {}",
     Op.PRUNE: "remove the seed in slot {}",

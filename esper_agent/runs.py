@@ -166,7 +166,8 @@ def load_config(run: Path) -> TrainConfig:
     """The configuration of an existing run."""
     path = run / "config.json"
     if not path.exists():
-        raise ConfigError(f"There is no run in {run}: {path.name} is missing.")
+        why = f"it holds no {path.name}" if run.is_dir() else "that is a file" if run.exists() else "no such folder"
+        raise ConfigError(f"There is no run in {run}: {why}.")
     try:
         values = json.loads(path.read_text())
         values["ppo"] = PPOConfig.from_mapping("ppo", values["ppo"])

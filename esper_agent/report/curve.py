@@ -77,6 +77,7 @@ def _axes(frame: Frame) -> list[str]:
         y = frame.y(value)
         shapes.append(f'<line x1="{frame.left}" x2="{end}" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--grid)"/>')
         shapes.append(f'<text x="{frame.left - 8}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
+    shapes.append(f'<text x="{frame.left + 6}" y="{frame.top + 4}">objective return</text>')
     foot = frame.height - frame.bottom
     for steps in _ticks(0, frame.steps):
         shapes.append(f'<text x="{frame.x(steps):.1f}" y="{foot + 18}" text-anchor="middle">{steps:,.0f}</text>')

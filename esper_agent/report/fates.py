@@ -71,7 +71,8 @@ def fates_table(seeds: Sequence[Planting]) -> str:
     """A row per blueprint: how often it was planted, what became of it, and the same by slot."""
     slots = sorted({seed.slot for seed in seeds})
     counted = Counter(seed.blueprint for seed in seeds)
-    head = ["blueprint", "planted", "what became of the seeds", *FATES, *(f"in slot {slot}" for slot in slots)]
+    fates = (f'<i class="swatch part{i}"></i>{fate}' for i, fate in enumerate(FATES))
+    head = ["blueprint", "planted", "what became of the seeds", *fates, *(f"in slot {slot}" for slot in slots)]
     rows = []
     for blueprint, count in counted.most_common():
         own = [seed for seed in seeds if seed.blueprint == blueprint]

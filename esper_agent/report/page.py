@@ -117,7 +117,9 @@ def _evaluated(
     if rows:
         told = escape(
             f"Mean and 95 % bootstrap interval over the same {len(trained.rows)} held-out episodes for all; "
-            f"{config.policy} is {trained.played}, {trained.manner}. The lead is taken episode by episode."
+            f"{config.policy} is {trained.played}, {trained.manner}. Committed: with the permanent "
+            "seeds alone, in percent. GFLOP: all arithmetic of the episode, in billions. The lead is taken episode by "
+            "episode."
         )
     return {
         "results": results_table(rows, results, config.policy) if rows else "",
@@ -183,7 +185,7 @@ def _planted(accounts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def _learned(updates: Sequence[Metrics]) -> dict[str, str]:
     return {
         "ops": then_and_now(updates, "op/", "share of steps", percent=True),
-        "terms": then_and_now(updates, "reward/", "sum over an episode", percent=False),
+        "terms": then_and_now(updates, "reward/", "sum over a rollout", percent=False),
         "heads": heads_table(updates),
         "health": health(updates),
     }

@@ -235,7 +235,7 @@ function drawTerms(replay, epoch) {
     const [now, soFar] = [epoch === 0 ? "" : signed(paid[epoch]), signed(sum(paid))];
     const names = data.objective.filter((name) => name in replay.terms).join(", ");
     const meaning = `what counts${names ? `: ${names}` : ""}`;
-    rows.push({ cells: ["of it objective", now, soFar, meaning], kind: "chosen" });
+    rows.push({ cells: ["of which objective", now, soFar, meaning], kind: "chosen" });
   }
   byId("terms").replaceChildren(table("Terms of the reward", ["term", "this epoch", "so far", "for what"], rows));
 }

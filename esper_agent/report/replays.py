@@ -16,22 +16,8 @@ from esper_env.actions import CAUSAL_MASK, HEAD_INDEX, action_heads, blueprint_n
 from esper_env.counterfactuals import coalitions
 from esper_env.lifecycle.stages import BLENDED, COOLDOWN, Stage
 from esper_env.options import resolve
-from esper_env.render.frame import MEANING, blocks_before, words
+from esper_env.render.frame import MEANING, PAYS, blocks_before, words
 from esper_env.reward import OBJECTIVE
-
-TERMS = {
-    "progress": "the score rose or fell",
-    "forfeit": "what was not permanent at the end is lost",
-    "rent": "parameters in use cost by size and time",
-    "shock": "alpha changed suddenly",
-    "op_cost": "price of the op",
-    "governor": "the host diverged and was rolled back",
-    "attribution": "early pay for what seeds add, taken back in the end",
-    "stage": "early pay for how far seeds have come, taken back in the end",
-    "hindsight": "a permanent seed that others had prepared",
-    "committed": "the score with permanent seeds alone",
-}
-"""What the terms of the reward modes that ship pay for."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +88,7 @@ def data(shown: Sequence[Replay], env_options: Mapping[str, Any]) -> dict[str, A
         "matters": CAUSAL_MASK.astype(int).tolist(),
         "coalitions": coalitions(config.num_slots).tolist(),
         "objective": OBJECTIVE,
-        "terms": TERMS,
+        "terms": {name: pay.meaning for name, pay in PAYS.items()},
         "replays": [_numbers(replay, config.num_slots) for replay in shown],
     }
 

@@ -26,22 +26,33 @@ MEANING = {
     Stage.RESETTING: "slot rests",
 }
 """Every stage in a few words."""
+
+
+@dataclass(frozen=True)
+class Pay:
+    """What a term of the reward is paid for."""
+
+    brief: str
+    """In so few words that a picture has room for them."""
+    meaning: str
+
+
 PAYS = {
-    "progress": "change of the score",
-    "forfeit": "was not permanent",
-    "rent": "for seeds in use",
-    "shock": "for jumps of alpha",
-    "op_cost": "for the action",
-    "governor": "for the rollback",
-    "attribution": "early pay for worth",
-    "stage": "early pay for stages",
-    "hindsight": "for helped seeds",
-    "activity": "for any action",
-    "committed": "permanent score",
-    "size": "permanent size",
-    "early_prune": "removed too early",
+    "progress": Pay("change of the score", "the score rose or fell"),
+    "forfeit": Pay("was not permanent", "what was not permanent at the end is lost"),
+    "rent": Pay("for seeds in use", "parameters in use cost by size and time"),
+    "shock": Pay("for jumps of alpha", "alpha changed suddenly"),
+    "op_cost": Pay("for the action", "price of the op"),
+    "governor": Pay("for the rollback", "the host diverged and was rolled back"),
+    "attribution": Pay("early pay for worth", "early pay for what seeds add, taken back in the end"),
+    "stage": Pay("early pay for stages", "early pay for how far seeds have come, taken back in the end"),
+    "hindsight": Pay("for helped seeds", "a permanent seed that others had prepared"),
+    "activity": Pay("for any action", "price of every op but WAIT"),
+    "committed": Pay("permanent score", "the score with permanent seeds alone, at the end"),
+    "size": Pay("permanent size", "parameters of permanent seeds, at the end"),
+    "early_prune": Pay("removed too early", "a seed was removed before it could show anything"),
 }
-"""What the terms of the reward are paid for, in a few words."""
+"""The terms of the reward modes that ship."""
 STILL = 1e-9
 """Alpha is at its target when it differs by no more."""
 

@@ -353,7 +353,7 @@ def _last_step(canvas: Canvas, frame: Frame) -> None:
     for name, value in _largest(frame.terms, int((end - y) / 17)).items():
         y += 17
         canvas.words((SIDE, y), *_fitting(name, 13, TERM - 4), QUIET)
-        canvas.words((SIDE + TERM, y), PAYS.get(name, ""), 11, QUIET)
+        canvas.words((SIDE + TERM, y), PAYS[name].brief if name in PAYS else "", 11, QUIET)
         canvas.words((right, y), f"{value:+.3f}", 13, ACCURACY if value > 0 else ALARM, "rs")
     if frame.verdict is not None:
         canvas.box((SIDE - 8, BANDS_END - 44), (right - SIDE + 16, 44), _mix(PERMANENT, 0.1), PERMANENT, radius=7)

@@ -1,6 +1,7 @@
 import json
 import os
 import pty
+import shlex
 import subprocess
 import sys
 
@@ -88,6 +89,17 @@ def test_flags_become_a_configuration(run):
     assert command.config.ppo.gamma == 0.9
 
 
+def test_a_switch_can_be_set_either_way():
+    ppo = cli._parse(["train", "--ppo.no-normalize-advantages", "--ppo.normalize-rewards"]).config.ppo
+    assert (ppo.normalize_advantages, ppo.normalize_rewards) == (False, True)
+
+
+def test_the_command_that_goes_on_can_be_pasted_whatever_the_folder_is_called(monkeypatch, capsys):
+    monkeypatch.setattr(commands, "train", lambda *_, **__: False)
+    assert cli.run(["train", "--run", "runs/my own"]) == cli.INTERRUPTED
+    assert shlex.split(capsys.readouterr().out)[-5:] == ["esper", "train", "--run", "runs/my own", "--resume"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -109,10 +121,10 @@ def test_flags_become_a_configuration(run):
         (("train", "--resume", "--run"), "Missing value for argument '--run'."),
         (("train", "--run"), "Missing value for argument '--run'."),
         (("train", "--resume=3"), "Nothing is expected where '3' stands."),
-        (("report",), "Missing from esper report: PATH Folder of the run. (required) To see what"),
+        (("report",), "error: esper report needs PATH: Folder of the run. To see what"),
         ((), "Expected one of {train, evaluate, play, report, list, doctor, demo, bench}. To see what there is: esper"),
         (("bench",), "Expected one of {run, tune, report, validate, status}. To see what there is: esper bench --help"),
-        (("bench", "run"), "Missing from esper bench run: --agent"),
+        (("bench", "run"), "error: esper bench run needs --agent: Contestants;"),
         (("bench", "run", "--agent"), "Nothing to run: give --agent NAME"),
         (("train", "--env", "[1]"), "JSON object"),
         (("train", "--env", "{"), "JSON"),
@@ -127,7 +139,9 @@ def test_flags_become_a_configuration(run):
         (("evaluate", "--run", "nowhere"), "There is no run in nowhere"),
         (("report", "nowhere"), "There is no run in nowhere"),
         (("report", "nowhere", "--replays", "-1"), "replays must be at least 0"),
-        (("list", "everything"), "blueprints"),
+        (("list", "task"), "error: Unknown choice 'task'. Did you mean 'tasks'?"),
+        (("evaluate", "--checkpoint", "bset"), "--checkpoint: Unknown choice 'bset'. Did you mean 'best'?"),
+        (("play", "--advice", "runs/nowhere"), "There is no run in runs/nowhere, and no policy has such a name."),
         (("demo", "--minutes", "-1"), "minutes must be at least 0"),
     ],
 )

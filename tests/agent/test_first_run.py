@@ -161,6 +161,13 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(capsys, monke
     assert file.read_text() == "mine"
 
 
+@pytest.mark.parametrize("words", [("evaluate", "--policy", "wait", "--csv"), ("play", "--save")], ids=lambda w: w[0])
+def test_a_folder_in_the_place_of_a_file_is_refused_before_the_work(capsys, monkeypatch, tmp_path, words):
+    monkeypatch.setattr("esper_env.simulation.Simulation.reset", lambda *_: pytest.fail("work has begun"))
+    code, err = said(capsys, *words, str(tmp_path))
+    assert (code, err) == (2, f"error: {tmp_path} is a folder. Choose a file for {words[-1]}.\n")
+
+
 def test_asking_whether_a_place_can_be_written_leaves_nothing_there(tmp_path):
     require_writable(tmp_path / "a" / "b", "--run")
     assert not list(tmp_path.iterdir())

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from esper_agent import cli
+from esper_agent.play import Game
 from esper_agent.play_advice import find_adviser
 from esper_agent.play_menu import Menu, RefusalError
 from esper_agent.spec import EnvSpec
@@ -84,6 +85,11 @@ def test_every_choice_that_is_shown_can_be_said_and_is_what_is_done():
                     assert all(vector[HEAD_INDEX[n]] == menu.heads[n].canonical for n in others)
 
 
+def test_the_menu_fits_a_terminal():
+    for _, menu in states():
+        assert max(map(len, [*menu.lines(), *menu.explain()])) <= 80
+
+
 def test_words_may_come_in_any_order_and_be_shortened():
     menu = next(states())[1]
     assert menu.action("g 2 norm slow half gated") == menu.action("germinate half slow gate norm 2")
@@ -114,6 +120,7 @@ def test_a_seed_keeps_its_way_of_blending_unless_told_otherwise(says):
     _, out, _ = says("g norm linear_multiply", "a", "a", "9", "?", "q")
     told = " ".join(out.split())
     assert "SET_ALPHA_TARGET slot [0] style linear_add [linear_multiply] sigmoid_add gated_gate" in told
+    assert "alpha_speed instant fast [medium] slow" in told
 
 
 def test_an_episode_is_played_shown_and_weighed(says):
@@ -125,6 +132,18 @@ def test_an_episode_is_played_shown_and_weighed(says):
     twin = waiting_twin(seed=3, **OPTIONS)
     assert f"Had you only waited: {twin.objective_return:.2f}, and {twin.test_accuracy:.1f} %." in out
     assert out.endswith("--seed 3.\n")
+
+
+def test_what_was_paid_so_far_is_the_sum_of_the_rewards():
+    game, env = Game(OPTIONS, seed=3), gym.make("esper_env:Esper-Seed-v0", **OPTIONS)
+    env.reset(seed=3)
+    paid = objective = 0.0
+    for line in ("g", "a", ""):
+        _, reward, _, _, info = env.step(np.array(game.menu.action(line)))
+        paid, objective = paid + reward, objective + info["objective_reward"]
+        game.obey(line)
+    assert (game.account.reward, game.account.objective_return) == pytest.approx((paid, objective))
+    assert paid != pytest.approx(objective)
 
 
 def test_a_number_waits_until_there_is_news(says):

@@ -13,14 +13,18 @@ from itertools import pairwise
 import pytest
 
 from esper_agent.demo import _make_room, demo
-from esper_agent.evaluate import Estimate
+from esper_agent.evaluate import Episode, Estimate, summarise
 from esper_agent.loggers import read_metrics
 from esper_agent.policies.baselines import BASELINES
+from esper_agent.recording import Recording
 from esper_agent.report import write_page, write_report
+from esper_agent.report.changes import then_and_now
 from esper_agent.report.curve import _ticks, curve
 from esper_agent.report.fates import Planting, fates_table, plantings_of_account, told
-from esper_agent.report.health import heads_table
-from esper_agent.report.replays import TERMS
+from esper_agent.report.health import heads_table, health
+from esper_agent.report.page import LATEST, _accounts
+from esper_agent.report.replays import Replay, as_table
+from esper_agent.report.results import results_table
 from esper_agent.report.style import colours
 from esper_agent.runs import load_config
 from esper_agent.train import train
@@ -198,6 +202,49 @@ def test_seeds_are_told_in_words_and_counted_by_blueprint_and_slot():
     assert cells["attention"] == ["2", "100%", "0%", "0%", "0", "2", "100%", "kept", "0"]
 
 
+def cells(table):
+    """The words in the cells of a table, by the first one of the row."""
+    lines = re.findall(r'<th scope="row">(.*?)</th>(.*?)</tr>', table)
+    return {re.sub("<.*?>", "", name): re.findall(r"<td>(.*?)</td>", row) for name, row in lines}
+
+
+def test_the_beginning_of_the_training_stands_before_its_end():
+    updates = [{"op/WAIT": update / 20, "op/PRUNE": 0.0} for update in range(20)]
+    assert cells(then_and_now(updates, "op/", "share", percent=True))["WAIT"][:2] == ["2.5%", "92.5%"]
+
+
+def test_the_trained_policy_leads_by_what_it_returns_more_on_the_same_host():
+    returned = {("lstm", 0): 3.0, ("wait", 0): 1.0, ("lstm", 1): 5.0, ("wait", 1): 2.0}
+    rows = [Episode(agent, "digits", 0, seed, value, 0.0, 0.0, 1, 0.0, 1) for (agent, seed), value in returned.items()]
+    table = cells(results_table(rows, summarise(rows), "lstm"))
+    assert table["wait"][-1].startswith("+2.50 ")
+    assert table["lstm"][-1] == ""
+
+
+def test_an_episode_as_a_table_has_a_row_for_every_epoch(page):
+    account = json.loads((page[0] / "episodes.jsonl").read_text().splitlines()[0])
+    rows = cells(as_table(Replay("this one", Recording.of_account(account, "lstm"))))
+    assert list(rows) == [str(epoch) for epoch in range(1, len(account["action"]) + 1)]
+    for epoch, (decision, accuracy, *slots, reward) in enumerate(rows.values()):
+        assert decision.startswith(Op(account["action"][epoch][-1]).name)
+        assert accuracy == f"{account['val_accuracy'][epoch]:.1f} %"
+        stages = ["" if stage == Stage.DORMANT else Stage(stage).name for stage in account["stage"][epoch]]
+        assert [slot.split()[1] if slot else "" for slot in slots] == stages
+        assert float(reward) == pytest.approx(sum(term[epoch] for term in account["reward_terms"].values()), abs=6e-4)
+
+
+def test_the_episodes_of_the_training_are_its_last(tmp_path):
+    path = tmp_path / "episodes.jsonl"
+    path.write_text("".join(f'{{"update": {update}}}\n' for update in range(LATEST + 3)))
+    assert [account["update"] for account in _accounts(path)] == list(range(3, LATEST + 3))
+
+
+def test_a_monitor_is_quoted_with_what_it_said_last():
+    said = health([{"op/WAIT": 0.99}, {"op/WAIT": 0.5}, {"op/WAIT": 0.985}])
+    assert "<li>2 of 3 updates, most recently: op/WAIT is 0.985," in said
+    assert health([{"op/WAIT": 0.5}]) == "<p>No monitor had anything to say.</p>"
+
+
 def test_a_head_that_has_stopped_exploring_is_pointed_out():
     table = heads_table([{"entropy/op": 0.5, "entropy/slot": 0.001}] * 20)
     verdicts = dict(re.findall(r'<th scope="row">(\w+)</th>.*?<td>([^<]*|<b>.*?</b>)</td></tr>', table))
@@ -246,7 +293,7 @@ def test_replays_tell_what_was_evaluated(page):
         assert sum(replay["objective"]) == pytest.approx(replay["total"], abs=0.01)
         assert len(replay["accuracy"]) == len(replay["action"]) + 1 == int(row["env_steps"]) + 1
         assert ("chances" in replay) == ("values" in replay) == (agent == "lstm")
-    assert set(data["replays"][0]["terms"]) <= set(TERMS)
+    assert set(data["replays"][0]["terms"]) <= set(data["terms"])
 
 
 def test_words_stand_out_from_the_page_whether_light_or_dark():

@@ -148,6 +148,9 @@ def test_every_epoch_of_every_replay_shows_what_was_recorded(page, data):
                 assert f"{'−' if share < 0 else '+'}{to_a_tenth(page, abs(share))}" in text(page, "worth")
             paid = sum(term[epoch - 1] for term in replay["terms"].values()) if epoch else 0
             assert epoch == 0 or f"{abs(paid):.3f}" in text(page, "terms")
+            so_far = sum(sum(term[:epoch]) for term in replay["terms"].values())
+            told = page.value("[...document.querySelectorAll('#terms tr')].at(-2).cells[2].textContent")
+            assert float(told.replace("−", "-")) == pytest.approx(so_far, abs=6e-4)
     assert in_use
 
 

@@ -2,11 +2,13 @@
 
 import ast
 import re
+import runpy
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,6 +49,14 @@ def test_an_example_runs_without_warnings(name, tmp_path, monkeypatch):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+def test_a_slot_drawn_after_the_op_is_never_refused_where_heads_drawn_one_by_one_are():
+    example = runpy.run_path(str(EXAMPLES["random_agent"]))
+    env = gym.make("esper_env:Esper-Seed-v0", **example["SMOKE"] | {"max_epochs": 40})
+    env.action_space.seed(1)
+    refused = [example["play"](env, example[choose])[1] for choose in ("slot_after_op", "head_by_head")]
+    assert refused[0] == 0 < refused[1]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -12,18 +12,18 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from benchmarks.suite import contestants, runs, tuning
+from benchmarks.suite import contestants, maskable, runs, tuning
 from benchmarks.suite.maskable import load_maskable
 from benchmarks.suite.recordings import read_actions
 from benchmarks.suite.results import read_agent
 from esper_agent.evaluate import COLUMNS, evaluate, read_episodes
 from esper_agent.loggers import read_metrics
 from esper_agent.policies.registry import create_policy
-from esper_agent.runs import load_policy
+from esper_agent.runs import HOST_SEEDS, load_policy
 from esper_agent.spec import EnvSpec
 from esper_env.config import ConfigError
 from esper_env.vector_env import SeedVectorEnv
-from tests.benchmarks.suite.tiny import TINY, UPDATE, quiet, runner, search, work
+from tests.benchmarks.suite.tiny import ENVS, MASKABLE, TINY, UPDATE, quiet, runner, search, work
 
 KILLED = """
 import os, signal, sys
@@ -165,6 +165,47 @@ def test_a_longer_run_that_continues_a_shorter_one_is_the_same_run(whole, tmp_pa
 def test_runs_of_other_training_seeds_are_added_and_the_same_one_is_replaced(whole, tmp_path):
     results = work(tmp_path, "lstm", seeds=[1])
     work(tmp_path, "lstm", seeds=[0])
+def test_a_longer_run_that_was_killed_before_its_first_checkpoint_may_still_continue_a_shorter_one(whole, tmp_path):
+    work(tmp_path, "lstm-short")
+    begun = tmp_path / "runs/digits/lstm/seed0/training"
+    begun.mkdir(parents=True)
+    (begun / "config.json").write_text("{")
+    work(tmp_path, "lstm", seeds=[0])
+    assert same_results(tmp_path / "results", whole / "results", "lstm")
+
+
+@pytest.mark.parametrize(("module", "name"), [(maskable, "write_curve"), (maskable.checkpoint, "write")])
+def test_a_learner_killed_while_it_keeps_its_last_rollout_ends_with_the_whole_curve(
+    whole, tmp_path, monkeypatch, module, name
+):
+    real, calls = getattr(module, name), []
+
+    def killed(*arguments):
+        calls.append(name)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        real(*arguments)
+
+    monkeypatch.setattr(module, name, killed)
+    with pytest.raises(KeyboardInterrupt):
+        work(tmp_path, "maskable-ppo")
+    work(tmp_path, "maskable-ppo")
+    assert same_results(tmp_path / "results", whole / "results", "maskable-ppo")
+
+
+def test_the_hosts_of_maskable_ppo_begin_where_those_of_our_agent_do(tmp_path, monkeypatch):
+    real, begun = SeedVectorEnv.reset, []
+
+    def reset(env, *, seed=None, options=None):
+        begun.append(seed)
+        return real(env, seed=seed, options=options)
+
+    monkeypatch.setattr(SeedVectorEnv, "reset", reset)
+    env = TINY.env_options("digits")
+    maskable.train_maskable(tmp_path, MASKABLE, env, steps=8, seed=3, num_envs=ENVS, show=quiet)
+    assert begun == [[3 * HOST_SEEDS + i for i in range(ENVS)]]
+
+
     work(tmp_path, "lstm", seeds=[0])
     rows = read_agent(results / "lstm").episodes("digits")
     assert [(row.training_seed, row.evaluation_seed - 1_000_000) for row in rows] == [

@@ -17,7 +17,7 @@ from benchmarks.suite.atomic import write_json
 from benchmarks.suite.playing import play
 from benchmarks.suite.protocol import PROTOCOL, Protocol
 from benchmarks.suite.recordings import key, read_actions, write_actions, write_episodes
-from benchmarks.suite.results import MANIFEST, RESULTS
+from benchmarks.suite.results import MANIFEST, RESULTS, remove_other_versions
 from benchmarks.suite.runs import commit, versions
 from esper_agent.evaluate import read_episodes
 from esper_agent.spec import OBSERVATION_KEYS
@@ -96,6 +96,7 @@ def hand_in(
     folder = results / agent
     path, rows, recorded = folder / MANIFEST, folder / f"{task}.csv", folder / f"{task}.actions.csv.gz"
     others = [row for row in (read_episodes(rows) if rows.exists() else []) if row.training_seed != training_seed]
+    remove_other_versions(folder, protocol.version)
     kept = {
         k: taken for k, taken in (read_actions(recorded) if recorded.exists() else {}).items() if k[0] != training_seed
     }

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from tensordict import TensorDict
 from benchmarks.suite import contestants, maskable, runs, tuning
 from benchmarks.suite.maskable import load_maskable
 from benchmarks.suite.recordings import read_actions
-from benchmarks.suite.results import read_agent
+from benchmarks.suite.results import read_agent, remove_other_versions
 from esper_agent.evaluate import COLUMNS, evaluate, read_episodes
 from esper_agent.loggers import read_metrics
 from esper_agent.policies.registry import create_policy
@@ -162,9 +163,6 @@ def test_a_longer_run_that_continues_a_shorter_one_is_the_same_run(whole, tmp_pa
     assert (tmp_path / "runs/digits/lstm-short/seed0/training/checkpoints/last.pt").read_bytes() == shorter
 
 
-def test_runs_of_other_training_seeds_are_added_and_the_same_one_is_replaced(whole, tmp_path):
-    results = work(tmp_path, "lstm", seeds=[1])
-    work(tmp_path, "lstm", seeds=[0])
 def test_a_longer_run_that_was_killed_before_its_first_checkpoint_may_still_continue_a_shorter_one(whole, tmp_path):
     work(tmp_path, "lstm-short")
     begun = tmp_path / "runs/digits/lstm/seed0/training"
@@ -206,6 +204,9 @@ def test_the_hosts_of_maskable_ppo_begin_where_those_of_our_agent_do(tmp_path, m
     assert begun == [[3 * HOST_SEEDS + i for i in range(ENVS)]]
 
 
+def test_runs_of_other_training_seeds_are_added_and_the_same_one_is_replaced(whole, tmp_path):
+    results = work(tmp_path, "lstm", seeds=[1])
+    work(tmp_path, "lstm", seeds=[0])
     work(tmp_path, "lstm", seeds=[0])
     rows = read_agent(results / "lstm").episodes("digits")
     assert [(row.training_seed, row.evaluation_seed - 1_000_000) for row in rows] == [
@@ -347,6 +348,26 @@ def test_what_was_handed_in_under_another_version_of_the_protocol_goes(tmp_path)
     assert sorted(path.name for path in mine.iterdir()) == ["agent.json", "digits.actions.csv.gz", "digits.csv"]
 
 
+@pytest.mark.parametrize("kill", [0, 1, 2])
+def test_a_removal_of_older_results_that_was_killed_is_done_again(tmp_path, monkeypatch, kill):
+    for name in ("agent.json", "a.csv", "z.csv"):
+        (tmp_path / name).write_text('{"agent": "mine", "protocol": 1}')
+    real, removed = Path.unlink, []
+
+    def unlink(path):
+        if len(removed) == kill:
+            raise KeyboardInterrupt
+        removed.append(path)
+        real(path)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    with pytest.raises(KeyboardInterrupt):
+        remove_other_versions(tmp_path, 2)
+    monkeypatch.undo()
+    remove_other_versions(tmp_path, 2)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_settings_file_of_another_protocol_is_refused(tmp_path):
     made = search(tmp_path)
     made.folder.mkdir()
@@ -360,6 +381,22 @@ def test_settings_for_maskable_ppo_are_judged_by_training(tmp_path):
     settings = dict(grid.start) | {"rollout": 8, "batch_size": 8, "net_arch": [8], "n_epochs": 1}
     value = grid.judge(settings, TINY.env_options("digits"), TINY, tmp_path, 1)
     assert value == grid.judge(settings, TINY.env_options("digits"), TINY, tmp_path / "again", 1)
+
+
+def test_what_was_trained_to_tune_under_one_version_of_the_protocol_is_not_taken_up_in_another(tmp_path, monkeypatch):
+    places = []
+
+    def judge(settings, env, protocol, folder, threads):
+        places.append(folder)
+        return 0.0
+
+    grid = replace(tuning.GRIDS["schedule"], stages=lambda slots: STAGES[:1], judge=judge)
+    monkeypatch.setitem(tuning.GRIDS, "schedule", grid)
+    for version in (1, 2):
+        made = replace(search(tmp_path / str(version)), protocol=replace(TINY, version=version))
+        assert made.run(scratch=tmp_path, show=quiet)
+    assert len(places) == 4
+    assert not set(places[:2]) & set(places[2:])
 
 
 def test_a_protocol_without_a_choice_of_temperatures_describes_its_runs_as_before_there_was_one(tmp_path):

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,15 @@ def test_trainings_are_added_one_by_one_and_an_episode_begins_once(tmp_path):
     assert [row.training_seed for row in agent.episodes("digits")] == [0, 0, 0, 1, 1, 1]
     assert [run["steps"] for run in agent.runs("digits")] == [7, 7]
     assert validate(folder, TINY).accepted
+
+
+def test_what_was_handed_in_under_another_version_of_the_protocol_goes(tmp_path):
+    for version in (TINY.version, TINY.version + 1):
+        protocol = replace(TINY, version=version)
+        folder = hand_in("mine", waiting, "digits", training_seed=version, results=tmp_path, protocol=protocol)
+    assert {row.training_seed for row in read_agent(folder).episodes("digits")} == {TINY.version + 1}
+    assert len(read_agent(folder).runs("digits")) == 1
+    assert validate(folder, protocol).accepted
 
 
 def test_a_policy_of_ours_can_be_handed_in(tmp_path):

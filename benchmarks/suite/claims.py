@@ -163,9 +163,11 @@ def _outcome(here: Field | None, comparison: Comparison, task: str, other: str, 
         quantity,
         other,
         interquartile_mean(ours),
-        interquartile_mean(theirs),
-        improvement_probability(ours, theirs),
+        interquartile_mean(theirs, alike=alike),
+        improvement_probability(ours, theirs, alike=alike),
         paired_difference(ours, theirs) if seeds[0] == seeds[1] else None,
+    # One network of `big` for a held-out seed stands against every training of the agent, an epoch earlier or later.
+    alike = bool(here.agents[other].points(task))
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from benchmarks.suite import pictures, scaffold
 from benchmarks.suite.atomic import write_json
@@ -14,7 +15,7 @@ from benchmarks.suite.recordings import write_actions, write_episodes, write_tab
 from benchmarks.suite.report import write_report
 from benchmarks.suite.results import CURVE_COLUMNS, read_agent, read_agents
 from benchmarks.suite.static import Point, write_points
-from benchmarks.suite.statistics import Interval
+from benchmarks.suite.statistics import Interval, interquartile_mean
 from esper_agent.evaluate import Episode
 from esper_env.config import ConfigError
 
@@ -117,6 +118,17 @@ def test_who_spends_more_than_the_longest_training_of_big_is_marked(results, tmp
     write_report(results, tmp_path / "page.md", TABLES)
     (row,) = [line for line in (tmp_path / "page.md").read_text().splitlines() if line.startswith("| `planner` |")]
     assert row.endswith(" * |")
+
+def test_big_is_as_uncertain_as_its_networks_however_many_trainings_it_is_compared_with(results):
+    accuracy = np.random.default_rng(3).normal(80, 2, SEEDS)
+    points = [Point(1_000_000 + i, 1, 100.0, a, 5.0, 4.0, 3_500) for i, a in enumerate(accuracy.tolist())]
+    write_points(results / "big" / "digits.curve.csv.gz", points)
+    hand_in(results, "lstm", 92.0, trainings=(0, 1, 2), params=2_300, steps=200_000)
+    found = {(o.task, o.other): o for o in outcomes(gather(read_agents(results), TABLES), TABLES)}
+    theirs, alone = found["digits", "big"].theirs, interquartile_mean([accuracy])
+    assert theirs.value == pytest.approx(stats.trim_mean(np.tile(accuracy, 3), 0.25))
+    assert theirs.high - theirs.low == pytest.approx(alone.high - alone.low, rel=0.2)
+
 
 
 def test_results_of_another_version_of_the_protocol_are_not_put_beside_these(results, tmp_path):

@@ -28,7 +28,7 @@ from esper_env.streams import Streams
 from esper_env.tasks.table import Task
 
 LENGTH = 2
-"""Epochs of the training, in lengths of an episode: what an agent spends at most on coalitions is well below that."""
+"""Epochs of the training, in lengths of an episode. Whoever spends more is compared with the last."""
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,14 @@ from benchmarks.suite import contestants, maskable, runs, tuning
 from benchmarks.suite.maskable import load_maskable
 from benchmarks.suite.recordings import read_actions
 from benchmarks.suite.results import read_agent, remove_other_versions
+from benchmarks.suite.script import Script
 from esper_agent.evaluate import COLUMNS, evaluate, read_episodes
 from esper_agent.loggers import read_metrics
 from esper_agent.policies.registry import create_policy
 from esper_agent.runs import HOST_SEEDS, load_policy
 from esper_agent.spec import EnvSpec
 from esper_env.config import ConfigError
+from esper_env.env import SeedEnv
 from esper_env.vector_env import SeedVectorEnv
 from tests.benchmarks.suite.tiny import ENVS, MASKABLE, TINY, UPDATE, quiet, runner, search, work
 
@@ -212,7 +214,10 @@ def test_runs_of_other_training_seeds_are_added_and_the_same_one_is_replaced(who
     assert [(row.training_seed, row.evaluation_seed - 1_000_000) for row in rows] == [
         (seed, i) for seed in (0, 1) for i in range(3)
     ]
-    assert read_agent(results / "lstm").curves("digits").keys() == {0, 1}
+    curves = read_agent(results / "lstm").curves("digits")
+    assert {seed: [update["steps"] for update in updates] for seed, updates in curves.items()} == {
+        seed: [UPDATE, 2 * UPDATE, 3 * UPDATE] for seed in (0, 1)
+    }
 
 
 def test_a_scaled_run_is_labelled_in_folders_rows_and_manifest(tmp_path):
@@ -376,11 +381,31 @@ def test_a_settings_file_of_another_protocol_is_refused(tmp_path):
         made.settings()
 
 
-def test_settings_for_maskable_ppo_are_judged_by_training(tmp_path):
-    grid = tuning.GRIDS["maskable"]
-    settings = dict(grid.start) | {"rollout": 8, "batch_size": 8, "net_arch": [8], "n_epochs": 1}
-    value = grid.judge(settings, TINY.env_options("digits"), TINY, tmp_path, 1)
-    assert value == grid.judge(settings, TINY.env_options("digits"), TINY, tmp_path / "again", 1)
+def mean_return(policy, temperature=1.0):
+    """Of a policy on the tuning seeds."""
+    rows = evaluate(policy, TINY.env_options("digits"), TINY.tuning_seeds(), agent="", temperature=temperature)
+    return np.mean([row.objective_return for row in rows])
+
+
+def test_settings_of_a_script_are_judged_on_the_tuning_seeds(tmp_path):
+    grid, env = tuning.GRIDS["schedule"], TINY.env_options("digits")
+    settings = dict(grid.start) | {"blueprints": ["conv_light"], "training_epochs": 0, "tempo": 0}
+    value = grid.judge(settings, env, TINY, tmp_path, 1)
+    assert value == pytest.approx(mean_return(Script(EnvSpec.of(SeedEnv(**env)), **settings)), abs=1e-12)
+
+
+def test_settings_for_maskable_ppo_are_judged_by_training_with_a_seed_of_its_own_on_the_tuning_seeds(tmp_path):
+    grid, env = tuning.GRIDS["maskable"], TINY.env_options("digits")
+    settings = dict(grid.start) | MASKABLE
+    value = grid.judge(settings, env, TINY, tmp_path / "judged", 1)
+    maskable.train_maskable(
+        tmp_path / "plain", settings, env, steps=TINY.tuning_steps, seed=700, num_envs=ENVS, show=quiet
+    )
+    (place,) = (tmp_path / "judged").iterdir()
+    policy, judged = load_maskable(tmp_path / "plain"), load_maskable(place)
+    weights = [list(trained.agent.policy.parameters()) for trained in (policy, judged)]
+    assert all(torch.equal(one, other) for one, other in zip(*weights, strict=True))
+    assert value == pytest.approx(max(mean_return(policy, t) for t in TINY.temperatures), abs=1e-12)
 
 
 def test_what_was_trained_to_tune_under_one_version_of_the_protocol_is_not_taken_up_in_another(tmp_path, monkeypatch):

@@ -67,7 +67,7 @@ class MetricsFile:
             csv.DictWriter(file, self.columns, restval="").writerow(known)
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        with _replacing(self.path) as file:
+        with replacing(self.path) as file:
             writer = csv.DictWriter(file, self.columns, restval="")
             writer.writeheader()
             writer.writerows(rows)
@@ -92,7 +92,7 @@ class EpisodesFile:
     def resume(self, updates: int) -> None:
         """Drop the episodes after `updates`, which will be lived again, and a line cut short."""
         lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-        with _replacing(self.path) as file:
+        with replacing(self.path) as file:
             for number, line in enumerate(lines, 1):
                 if line.endswith("\n") and self._update(number, line) <= updates:
                     file.write(line)
@@ -154,7 +154,7 @@ def _rounded(x: Tensor) -> Any:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[TextIO]:
+def replacing(path: Path) -> Iterator[TextIO]:
     """A text file that takes the place of `path` once it is whole."""
     unfinished = path.with_name(f".{path.name}.new")
     with unfinished.open("w", newline="") as file:

@@ -15,7 +15,7 @@ from typing import Any
 
 from esper_agent import checkpoint
 from esper_agent.failures import require_writable
-from esper_agent.loggers import EpisodesFile, MetricsFile, Services, require_services
+from esper_agent.loggers import EpisodesFile, MetricsFile, Services, replacing, require_services
 from esper_agent.metrics import Metrics, rollout_metrics, warnings
 from esper_agent.runs import (
     CHECKPOINTS,
@@ -84,7 +84,8 @@ class Training:
         if resume:
             self.load_state_dict(self.checkpoints.read_last())
         values = asdict(self.config) | {"resolved": self.resolved}
-        (self.folder / "config.json").write_text(json.dumps(values, indent=2) + "\n")
+        with replacing(self.folder / "config.json") as file:
+            file.write(json.dumps(values, indent=2) + "\n")
         self.metrics_file.resume(self.updates)
         self.episodes_file.resume(self.updates)
 

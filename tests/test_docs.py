@@ -249,7 +249,7 @@ def test_the_results_of_the_readme_are_those_of_the_protocol():
     found = _by_agent(PAGES["results.md"].partition("## digits")[2].partition("\n## ")[0])
     assert {"lstm", "schedule", "heuristic", "wait", "random"} <= readme.keys() <= found.keys()
     for agent, (gained, accuracy, params) in readme.items():
-        _, _, whole, interval, size, *_ = found[agent]
+        _, _, whole, _, interval, size, *_ = found[agent]
         assert (gained, accuracy, params) == (whole, interval.partition(" ")[0], size), agent
 
 

@@ -47,10 +47,10 @@ class Field:
         own, wait, big = (_mean(rows) for rows in (self.rows[agent], self.rows["wait"], self.against(agent, "big")))
         return (own - wait) / (big - wait) if big - wait >= LEAST_GAP else None
 
-    def outspends_big(self, agent: str) -> bool:
-        """Has an agent spent more than the longest training of `big` in any episode?"""
+    def outspending(self, agent: str) -> int:
+        """In how many episodes has an agent spent more than the longest training of `big`?"""
         pairs = zip(self.rows[agent], self.against(agent, "big"), strict=True)
-        return any(row.flops > big.flops for row, big in pairs)
+        return sum(row.flops > big.flops for row, big in pairs)
 
 
 def by_training(rows: Iterable[Episode], quantity: str) -> list[Floats]:
@@ -89,8 +89,18 @@ def gather(agents: Sequence[Agent], protocol: Protocol) -> dict[str, Field]:
         here = [agent for agent in sorted(agents, key=place) if task in agent.tasks]
         if here:
             found = {agent.name: agent for agent in here}
-            fields[task] = Field(task, found, {name: agent.episodes(task) for name, agent in found.items()})
+            fields[task] = Field(task, found, {agent.name: _whole(agent, task) for agent in here})
     return fields
+
+
+def _whole(agent: Agent, task: str) -> list[Episode]:
+    rows = agent.episodes(task)
+    if len({len(scores) for scores in by_training(rows, "flops")}) != 1:
+        raise ConfigError(
+            f"{agent.folder / task}.csv needs as many episodes of every training: esper bench validate {agent.folder} "
+            "says which are missing."
+        )
+    return rows
 
 
 def missing(fields: Mapping[str, Field], protocol: Protocol) -> dict[tuple[str, str], tuple[int, int]]:
@@ -156,6 +166,8 @@ def _outcome(here: Field | None, comparison: Comparison, task: str, other: str, 
         return Outcome(comparison, task, quantity, other)
     rows = here.against(agent, other)
     ours, theirs = here.scores(agent, quantity), by_training(rows, quantity)
+    # One network of `big` for a held-out seed stands against every training of the agent, an epoch earlier or later.
+    alike = bool(here.agents[other].points(task))
     seeds = [{row.evaluation_seed for row in played} for played in (here.rows[agent], rows)]
     return Outcome(
         comparison,
@@ -163,8 +175,8 @@ def _outcome(here: Field | None, comparison: Comparison, task: str, other: str, 
         quantity,
         other,
         interquartile_mean(ours),
-        interquartile_mean(theirs),
-        improvement_probability(ours, theirs),
+        interquartile_mean(theirs, alike=alike),
+        improvement_probability(ours, theirs, alike=alike),
         paired_difference(ours, theirs) if seeds[0] == seeds[1] else None,
     )
 

@@ -152,6 +152,7 @@ def _take_up(earlier: Run, run: Run) -> None:
     target = run.training.with_name(".training.unfinished")
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(earlier.training, target)
+    shutil.rmtree(run.training, ignore_errors=True)  # begun, and killed before its first checkpoint
     target.rename(run.training)
 
 

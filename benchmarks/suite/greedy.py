@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from benchmarks.suite.playing import Played, replay
+from benchmarks.suite.playing import Played, replay, with_planning
 from esper_env.actions import CANONICAL_ACTION, HEAD_INDEX, Op, blueprint_names
 from esper_env.arrays import Bools, Floats, Ints
 from esper_env.lifecycle.stages import Stage
@@ -38,6 +38,11 @@ class Plan:
     """`[episodes, steps, 8]`."""
     flops: Floats
     steps: Ints
+
+    @property
+    def spent(self) -> list[tuple[float, int]]:
+        """FLOPs and epochs that planning each episode has cost."""
+        return list(zip(self.flops.tolist(), self.steps.tolist(), strict=True))
 
 
 def plan(env_options: Mapping[str, Any], seeds: Sequence[int], *, every: int, horizon: int, threads: int = 1) -> Plan:
@@ -150,8 +155,4 @@ def play_greedily(
     planned = plan(env_options, seeds, every=every, horizon=horizon, threads=threads)
     actions = list(planned.actions)
     rows = replay(actions, env_options, seeds, agent=agent, threads=threads)
-    dear = [
-        replace(row, flops=row.flops + float(planned.flops[i]), env_steps=row.env_steps + int(planned.steps[i]))
-        for i, row in enumerate(rows)
-    ]
-    return Played(dear, actions)
+    return Played(with_planning(rows, planned.spent), actions)

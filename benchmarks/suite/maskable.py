@@ -94,8 +94,8 @@ def train_maskable(
             mean = float(np.mean(returns.ended)) if returns.ended else float("nan")
             rows.append(dict(zip(COLUMNS, (float(agent.num_timesteps), float(len(returns.ended)), mean), strict=True)))
             returns.ended = []
+            write_curve(folder / "metrics.csv", rows)  # first: nobody would write it again after the last checkpoint
             checkpoint.write(path, _state(agent, returns, env, rows))
-            write_curve(folder / "metrics.csv", rows)
             show(f"{agent.num_timesteps:,}/{steps:,} steps  return {mean:.2f}")
             if time.monotonic() > deadline and agent.num_timesteps < steps:
                 return False

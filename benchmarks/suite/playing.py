@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -110,3 +110,11 @@ def replay(
     """What recorded actions score, one sequence per seed."""
     policy = Recorded(actions)
     return play(policy, env_options, seeds, agent=agent, training_seed=training_seed, threads=threads).episodes
+
+
+def with_planning(episodes: Sequence[Episode], spent: Sequence[tuple[float, int]]) -> list[Episode]:
+    """Episodes that cost as much more, in FLOPs and epochs, as was spent on planning each."""
+    return [
+        replace(row, flops=row.flops + flops, env_steps=row.env_steps + steps)
+        for row, (flops, steps) in zip(episodes, spent, strict=True)
+    ]

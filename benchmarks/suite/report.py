@@ -21,6 +21,7 @@ from benchmarks.suite.statistics import Interval
 PAGE = Path(__file__).parents[2] / "docs" / "results.md"
 NOTES = "notes"
 """Folder beside the results, with what people write about them: a file for each section, taken over as it is."""
+BEFORE = "Earlier versions of the protocol"
 SMOOTH = 5
 """Updates per point of a learning curve."""
 QUANTITIES = {"objective_return": "objective return", "committed_test_accuracy": "test accuracy"}
@@ -36,27 +37,34 @@ def write_report(
     for old in folder.glob("*.svg"):
         old.unlink()
     notes = results / NOTES
-    parts = [_head(fields, protocol), _note(notes, "found")]
+    parts = [_head(fields, protocol, notes), _players(fields, protocol), _note(notes, "found", "What was found")]
     parts += [_claims(fields, protocol), _late(fields, protocol)]
     for task, here in fields.items():
         parts.append(_task(here, folder))
         parts.append(_note(notes, task))
     parts += [_ablations(fields, folder), _note(notes, "ablations")]
-    parts += [_scaffold(fields, protocol, threads), _note(notes, "scaffolding"), _note(notes, "attempts")]
+    parts += [_scaffold(fields, protocol, threads), _note(notes, "scaffolding"), _note(notes, "attempts", BEFORE)]
     page.write_text("\n\n".join(part.strip() for part in parts if part.strip()) + "\n")
     return fields
 
 
-def _head(fields: Mapping[str, Field], protocol: Protocol) -> str:
+def _head(fields: Mapping[str, Field], protocol: Protocol, notes: Path) -> str:
     text = [
         "# Results",
         f"Generated from `benchmarks/results` by `esper bench report`; protocol version {protocol.version}, fixed in "
         "[benchmarks/suite/protocol.py](../benchmarks/suite/protocol.py). "
-        "[How to enter](../benchmarks/suite/SUBMISSION.md).",
+        "[How to enter](../benchmarks/suite/SUBMISSION.md)."
+        + (" Text beside the tables is taken from `benchmarks/results/notes`." if notes.exists() else ""),
         "Estimates are interquartile means over held-out episodes, with 95 % bootstrap intervals that resample the "
         "trainings first and then the episodes of each. The last checkpoint of a training plays, "
         + _temperatures(protocol.temperatures),
     ]
+    if (notes / "attempts.md").exists():
+        link = f"[Versions 1 to {protocol.version - 1}](#{BEFORE.lower().replace(' ', '-')})"
+        text.append(
+            f"{link} were begun and left, all with the same held-out seeds: changes were tried out on training and "
+            "tuning seeds, but that a change was wanted was seen in held-out episodes too."
+        )
     scaled = sorted({name for here in fields.values() for name in here.rows if unscaled(name)[1] != 1})
     if scaled:
         names = ", ".join(f"`{name}`" for name in scaled)
@@ -86,9 +94,27 @@ def _temperatures(temperatures: Sequence[float]) -> str:
     )
 
 
-def _note(folder: Path, name: str) -> str:
+def _note(folder: Path, name: str, title: str = "") -> str:
     path = folder / f"{name}.md"
-    return path.read_text() if path.exists() else ""
+    if not path.exists():
+        return ""
+    return (f"## {title}\n\n" if title else "") + path.read_text()
+
+
+def _players(fields: Mapping[str, Field], protocol: Protocol) -> str:
+    """What the names in the tables stand for."""
+    known = {contestant.name: contestant for contestant in protocol.contestants}
+    found = {name: agent for here in fields.values() for name, agent in here.agents.items() if not _is_ablation(name)}
+    lines = []
+    for name, agent in found.items():
+        contestant = known.get(unscaled(name)[0])
+        on = f" (on {contestant.tuned_on})" if contestant and contestant.tuned_on else ""
+        lines.append(f"- `{name}`: {contestant.summary if contestant else agent.manifest.get('summary', '')}{on}")
+    return "## Who plays\n\n" + "\n".join(lines) if lines else ""
+
+
+def _is_ablation(name: str) -> bool:
+    return unscaled(name)[0] in {ablation.name for ablation in ABLATIONS}
 
 
 def _claims(fields: Mapping[str, Field], protocol: Protocol) -> str:
@@ -123,12 +149,12 @@ def _claims(fields: Mapping[str, Field], protocol: Protocol) -> str:
         "the lower end of the other's interval. P is the probability that an episode of the agent beats one of the "
         "other's, ties counting half. *Same seeds* is the mean difference, agent − other, with an interval that "
         "resamples the held-out seeds for both at once; no goal asks for it. `big` is compared episode by episode, "
-        "after the epoch in which it has spent as many FLOPs as the agent." + later
+        "after the first epoch in which it has spent at least as many FLOPs as the agent." + later
     )
 
 
 def _late(fields: Mapping[str, Field], protocol: Protocol) -> str:
-    rows = []
+    rows, lacking = [], missing(fields, protocol)
     for (task, here), name in itertools.product(fields.items(), (REFERENCE, LONGER)):
         agent = here.agents.get(name)
         if agent is None or not agent.curves(task):
@@ -137,26 +163,29 @@ def _late(fields: Mapping[str, Field], protocol: Protocol) -> str:
             values = late_values(agent, task, late)
             mean = float(np.mean(values)) if values else float("nan")
             outcome = "holds" if mean > late.over else "**missed**"
+            outcome += " so far" if (name, task) in lacking else ""
             each = ", ".join(f"{value:.2f}" for value in values)
             rows.append([late.claim, f"`{name}`", task, f"{mean:.2f}", each, f"> {late.over:g}", outcome])
     if not rows:
         return ""
     table = markdown(["late in training", "agent", "task", "mean", "by training seed", "goal", "outcome"], rows)
     return (
-        "### Late in training\n\nThe last tenth of the updates. The op head's gradient counts as alive in an "
-        f"update where its norm exceeds 1 % of the whole policy's.\n\n{table}"
+        "### Late in training\n\nThe last tenth of the updates; goals are for the mean over the trainings. The op "
+        "head's gradient counts as alive in an update where its norm exceeds "
+        f"{100 * max(late.alive for late in protocol.late):g} % of the whole policy's.\n\n{table}"
     )
 
 
 def _task(here: Field, folder: Path) -> str:
-    rows, quality, ablations = [], {}, {ablation.name for ablation in ABLATIONS}
-    shown = [name for name in here.rows if unscaled(name)[0] not in ablations]
+    rows, quality = [], {}
+    shown = [name for name in here.rows if not _is_ablation(name)]
     for name in shown:
         episodes = here.rows[name]
         agent = here.agents[name]
         trainings = sorted({row.training_seed for row in episodes} - {-1})
         steps = sorted({run["steps"] for run in agent.runs(here.task) if run["steps"]})
         accuracy, score = here.estimate(name, "committed_test_accuracy"), here.normalised(name)
+        beyond = here.outspending(name) if score is not None else 0
         params = float(np.mean([row.final_params for row in episodes]))
         quality[name] = (params, accuracy)
         rows.append(
@@ -165,15 +194,16 @@ def _task(here: Field, folder: Path) -> str:
                 " / ".join(f"{count:,}" for count in steps),
                 f"{max(len(trainings), 1)} × {len(episodes) // max(len(trainings), 1)}",
                 _interval(here.estimate(name, "objective_return")),
+                ", ".join(f"{scores.mean():.2f}" for scores in here.scores(name, "objective_return")),
                 _interval(accuracy, 1),
                 f"{params:,.0f}",
                 f"{np.mean([row.flops for row in episodes]) / 1e9:,.2f}",
                 f"{np.mean([row.env_steps for row in episodes]):,.0f}",
-                "" if score is None else f"{score:.2f}{' *' if here.outspends_big(name) else ''}",
+                "" if score is None else f"{score:.2f}" + (f" ({beyond})" if beyond else ""),
             ]
         )
-    head = ["agent", "training steps", "episodes", "objective return", "test accuracy, %", "parameters", "GFLOP"]
-    head += ["epochs", "normalised"]
+    head = ["agent", "training steps", "episodes", "objective return", "means", "test accuracy, %", "parameters"]
+    head += ["GFLOP", "epochs", "normalised"]
     if not shown:
         return ""
     returns = {name: here.estimate(name, "objective_return") for name in shown}
@@ -182,10 +212,12 @@ def _task(here: Field, folder: Path) -> str:
     text = [
         f"## {here.task}",
         markdown(head, rows),
-        "Parameters, GFLOP and epochs are means per episode: what growing one network costs, planning included, and "
-        "training the agent not. *Normalised* is (agent − wait) / (big − wait) in mean test accuracy with `big` at the "
-        f"agent's FLOPs; empty where big is less than {LEAST_GAP:g} points above wait. \\* The agent has spent more "
-        "than the longest training of big, which is compared at its last epoch.",
+        "*Means* are the mean returns of each training, in the order of their seeds: bad episodes count in them, which "
+        "interquartile means leave out. Parameters, GFLOP and epochs are means per episode: what growing one network "
+        "costs, planning included, and training the agent not. *Normalised* is (agent − wait) / (big − wait) in mean, "
+        "not interquartile mean, test accuracy with `big` at the agent's FLOPs; empty where big is less than "
+        f"{LEAST_GAP:g} points above wait. In brackets: in how many episodes the agent spent more than the longest "
+        "training of big, which is then compared at its last epoch.",
         _embed(folder, f"{here.task}-returns", f"Objective return of every agent on {here.task}"),
         _embed(folder, f"{here.task}-front", f"Test accuracy against parameters on {here.task}"),
     ]

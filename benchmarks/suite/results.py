@@ -101,8 +101,7 @@ def publish(run: Run, results: Path = RESULTS) -> None:
     """
     folder = results / run.label
     episodes, actions = run.results()  # before anything goes, for they may not be whole
-    if (folder / MANIFEST).exists() and read_agent(folder).manifest.get("protocol") != run.version:
-        shutil.rmtree(folder)
+    remove_other_versions(folder, run.version)
     rows, recorded = folder / f"{run.task}.csv", folder / f"{run.task}.actions.csv.gz"
     others = [row for row in (read_episodes(rows) if rows.exists() else []) if row.training_seed != run.seed]
     if actions:
@@ -114,6 +113,14 @@ def publish(run: Run, results: Path = RESULTS) -> None:
         shutil.copyfile(run.folder / "curve.csv.gz", folder / f"{run.task}.curve.csv.gz")
     _publish_manifest(run, folder / MANIFEST)
     write_episodes(rows, [*others, *episodes])
+
+
+def remove_other_versions(folder: Path, version: int) -> None:
+    """Remove what an agent handed in under another version of the protocol."""
+    if (folder / MANIFEST).exists() and read_agent(folder).manifest.get("protocol") != version:
+        # The manifest goes last: where this was killed before, it is done again.
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == MANIFEST):
+            path.unlink()
 
 
 def _publish_curve(run: Run, path: Path) -> None:

@@ -28,7 +28,7 @@ from esper_env.streams import Streams
 from esper_env.tasks.table import Task
 
 LENGTH = 2
-"""Epochs of the training, in lengths of an episode: what an agent spends at most on coalitions is well below that."""
+"""Epochs of the training, in lengths of an episode. Whoever spends more is compared with the last."""
 
 
 @dataclass(frozen=True)
@@ -140,10 +140,11 @@ def _order(stream: Streams, population: Population, training: Any) -> Any:
 
 def episodes(points: Iterable[Point], task: str, max_epochs: int, *, agent: str = "big") -> list[Episode]:
     """The rows of as many epochs as an episode has; comparisons use the epoch of equal FLOPs instead."""
-    return [_row(point, task, agent) for point in points if point.epoch == max_epochs]
+    return [as_episode(point, task, agent) for point in points if point.epoch == max_epochs]
 
 
-def _row(point: Point, task: str, agent: str) -> Episode:
+def as_episode(point: Point, task: str, agent: str) -> Episode:
+    """A point as if the training had ended there."""
     return Episode(
         agent=agent,
         task=task,
@@ -171,7 +172,7 @@ def matched(points: Iterable[Point], played: Iterable[Episode]) -> list[Episode]
     for episode in played:
         curve = sorted(curves[episode.evaluation_seed], key=lambda point: point.epoch)
         point = next((p for p in curve if p.flops >= episode.flops), curve[-1])
-        row = _row(point, episode.task, "big")
+        row = as_episode(point, episode.task, "big")
         rows.append(Episode(**asdict(row) | {"training_seed": episode.training_seed}))
     return rows
 

@@ -34,33 +34,43 @@ def iqm(scores: Floats) -> Floats:
     return np.asarray(ordered[..., cut : ordered.shape[-1] - cut].mean(-1))
 
 
-def resample(runs: Sequence[Floats], rng: np.random.Generator, resamples: int = RESAMPLES) -> Floats:
-    """Resamples `[resamples, scores]` of runs with as many scores each: runs first, then scores within them."""
+def resample(
+    runs: Sequence[Floats], rng: np.random.Generator, resamples: int = RESAMPLES, *, alike: bool = False
+) -> Floats:
+    """Resamples `[resamples, scores]` of runs with as many scores each: runs first, then scores within them.
+
+    Where runs are `alike`, so that scores in the same place are hardly more than one, the same places are drawn of all.
+    """
     table = np.stack([np.asarray(run, float) for run in runs])
     count, length = table.shape
     chosen = rng.integers(count, size=(resamples, count, 1))
-    within = rng.integers(length, size=(resamples, count, length))
+    within = rng.integers(length, size=(resamples, 1 if alike else count, length))
     return np.asarray(table[chosen, within].reshape(resamples, -1))
 
 
-def interquartile_mean(runs: Sequence[Floats], *, seed: int = 0) -> Interval:
+def interquartile_mean(runs: Sequence[Floats], *, alike: bool = False, seed: int = 0) -> Interval:
     """The IQM of all scores of an agent on one task; `runs` holds the scores of each training."""
-    return aggregate([runs], seed=seed)
+    return aggregate([runs], alike=alike, seed=seed)
 
 
-def aggregate(tasks: Sequence[Sequence[Floats]], *, seed: int = 0) -> Interval:
+def aggregate(tasks: Sequence[Sequence[Floats]], *, alike: bool = False, seed: int = 0) -> Interval:
     """The IQM over tasks whose scores are comparable, each resampled on its own."""
     rng = np.random.default_rng(seed)
     value = float(iqm(np.concatenate([np.concatenate(runs) for runs in tasks])))
-    samples = iqm(np.concatenate([resample(runs, rng) for runs in tasks], 1))
+    samples = iqm(np.concatenate([resample(runs, rng, alike=alike) for runs in tasks], 1))
     return Interval(value, *_bounds(samples))
 
 
-def improvement_probability(ours: Sequence[Floats], theirs: Sequence[Floats], *, seed: int = 0) -> Interval:
-    """How likely a random score of ours is above a random one of theirs, ties counting half (Mann and Whitney)."""
+def improvement_probability(
+    ours: Sequence[Floats], theirs: Sequence[Floats], *, alike: bool = False, seed: int = 0
+) -> Interval:
+    """How likely a random score of ours is above a random one of theirs, ties counting half (Mann and Whitney).
+
+    `alike` is said of theirs.
+    """
     rng = np.random.default_rng(seed)
     value = _above(np.concatenate(ours)[None], np.concatenate(theirs)[None])
-    samples = _above(resample(ours, rng), resample(theirs, rng))
+    samples = _above(resample(ours, rng), resample(theirs, rng, alike=alike))
     return Interval(float(value[0]), *_bounds(samples))
 
 

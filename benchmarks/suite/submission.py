@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,10 @@ from tensordict.nn import TensorDictModuleBase
 from benchmarks.reports import machine
 from benchmarks.suite import scaffold
 from benchmarks.suite.atomic import write_json
-from benchmarks.suite.playing import play
+from benchmarks.suite.playing import play, with_planning
 from benchmarks.suite.protocol import PROTOCOL, Protocol
 from benchmarks.suite.recordings import key, read_actions, write_actions, write_episodes
-from benchmarks.suite.results import MANIFEST, RESULTS
+from benchmarks.suite.results import MANIFEST, RESULTS, remove_other_versions
 from benchmarks.suite.runs import commit, versions
 from esper_agent.evaluate import read_episodes
 from esper_agent.spec import OBSERVATION_KEYS
@@ -52,6 +52,7 @@ def hand_in(
     *,
     training_seed: int = -1,
     training_steps: int = 0,
+    spent: Sequence[tuple[float, int]] = (),
     summary: str = "",
     temperature: float = 1.0,
     results: Path = RESULTS,
@@ -66,6 +67,7 @@ def hand_in(
         task: of the protocol.
         training_seed: seed that the agent was trained with, -1 if it was not.
         training_steps: environment steps that it was trained for.
+        spent: FLOPs and epochs that planning each held-out episode has cost, in the order of their seeds.
         summary: a line on what it is.
         temperature: at which a policy of ours draws; choose it, if at all, on seeds below the held-out ones.
         results: folder of results.
@@ -94,12 +96,14 @@ def hand_in(
         threads=threads,
     )
     folder = results / agent
+    remove_other_versions(folder, protocol.version)
     path, rows, recorded = folder / MANIFEST, folder / f"{task}.csv", folder / f"{task}.actions.csv.gz"
     others = [row for row in (read_episodes(rows) if rows.exists() else []) if row.training_seed != training_seed]
     kept = {
         k: taken for k, taken in (read_actions(recorded) if recorded.exists() else {}).items() if k[0] != training_seed
     }
     mine = {key(episode): taken for episode, taken in zip(played.episodes, played.actions, strict=True)}
+    episodes = with_planning(played.episodes, spent) if spent else played.episodes
     manifest = json.loads(path.read_text()) if path.exists() else {"runs": {}}
     session = {"commit": commit(), "versions": versions(), "machine": machine()}
     manifest["runs"].setdefault(task, {})[str(training_seed)] = {
@@ -109,6 +113,7 @@ def hand_in(
     }
     about = {"agent": agent, "summary": summary or manifest.get("summary", ""), "protocol": protocol.version}
     write_actions(recorded, kept | mine)
-    write_json(path, about | {"plans": False, "static": False, "runs": manifest["runs"]})
-    write_episodes(rows, [*others, *played.episodes])
+    plans = bool(spent) or manifest.get("plans", False)
+    write_json(path, about | {"plans": plans, "static": False, "runs": manifest["runs"]})
+    write_episodes(rows, [*others, *episodes])
     return folder

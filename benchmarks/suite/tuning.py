@@ -84,7 +84,8 @@ class Search:
                 if word not in tried:
                     if time.monotonic() > deadline:
                         return False
-                    tried[word] = grid.judge(setting, env, self.protocol, scratch / self.name, threads)
+                    place = scratch / f"{self.name}-version{self.protocol.version}"
+                    tried[word] = grid.judge(setting, env, self.protocol, place, threads)
                     self._write(tried)
                     show(f"{tried[word]:7.3f}  {word}")
             words = [json.dumps(setting, sort_keys=True) for setting in settings]

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.suite.playing import replay
-from benchmarks.suite.protocol import PROTOCOL, Protocol, unscaled
+from benchmarks.suite.protocol import PROTOCOL, Protocol, scaled, unscaled
 from benchmarks.suite.recordings import key
 from benchmarks.suite.results import Agent, read_agent
 from benchmarks.suite.runs import versions
-from benchmarks.suite.static import episodes as static_episodes
-from benchmarks.suite.static import train_static
+from benchmarks.suite.static import as_episode, episodes, train_static
 from esper_agent.evaluate import Episode
 from esper_env.options import resolve
 
@@ -99,12 +98,19 @@ def _about_the_rows(agent: Agent, task: str, rows: list[Episode], protocol: Prot
                 f"{task}: training seed {training} must play every held-out seed, {min(held_out)} to {max(held_out)}, "
                 f"once; missing {lacking[:SHOWN]}, foreign {foreign[:SHOWN]}, twice {twice[:SHOWN]}."
             )
-    name, _ = unscaled(agent.name)
-    asked = [entry for entry in protocol.entries if entry.agent == name and entry.task == task]
+    name, share = unscaled(agent.name)
+    asked = [scaled(entry, share) for entry in protocol.entries if entry.agent == name and entry.task == task]
     for entry in asked:
         foreign = sorted(set(by_training) - set(entry.seeds))
         if foreign:
             yield f"{task}: the protocol has no training seeds {foreign} for {name}."
+    told = agent.manifest.get("runs", {}).get(task, {})
+    for training in by_training:
+        steps = told.get(str(training), {}).get("steps")
+        if steps is None:
+            yield f"{task}: agent.json must say how many steps training seed {training} had."
+        elif any(steps != entry.steps for entry in asked):
+            yield f"{task}: training seed {training} had {steps} steps, where the protocol has {asked[0].steps}."
     if not agent.manifest.get("static"):
         recorded = set(agent.actions(task))
         if recorded != {key(row) for row in rows}:
@@ -116,9 +122,13 @@ def _about_the_scores(
 ) -> list[str]:
     env, differing = protocol.env_options(task), list[str]()
     if agent.manifest.get("static"):
-        points = train_static(env, [row.evaluation_seed for row in rows], resolve(env)[0].max_epochs, threads=threads)
-        again = static_episodes(points, task, resolve(env)[0].max_epochs, agent=agent.name)
-        pairs = list(zip(rows, again, strict=True))
+        points = train_static(env, [row.evaluation_seed for row in rows], threads=threads)
+        again = episodes(points, task, resolve(env)[0].max_epochs, agent=agent.name)
+        said = agent.points(task)
+        if [(p.evaluation_seed, p.epoch) for p in said] != [(p.evaluation_seed, p.epoch) for p in points]:
+            return [f"{task}.curve.csv.gz must hold epochs 1 to {points[-1].epoch} of every held-out seed."]
+        curves = [[as_episode(point, task, agent.name) for point in curve] for curve in (said, points)]
+        pairs = [*zip(rows, again, strict=True), *zip(*curves, strict=True)]
     else:
         actions, pairs = agent.actions(task), []
         for training in sorted({row.training_seed for row in rows}):

@@ -252,6 +252,14 @@ def test_a_run_whose_time_is_up_ends_with_the_update_in_progress(tmp_path):
     assert last(tmp_path)["counters"]["updates"] == 1
 
 
+def test_a_resumed_run_replaces_its_configuration_which_is_whole_at_any_moment(tmp_path):
+    train(tiny(tmp_path / "run", steps=UPDATE), show=quiet)
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    os.link(tmp_path / "run" / "config.json", tmp_path / "seen")  # what a reader has that opened it before
+    train(tiny(tmp_path / "run", steps=2 * UPDATE), resume=True, show=quiet)
+    assert (tmp_path / "seen").read_bytes() == before != (tmp_path / "run" / "config.json").read_bytes()
+
+
 def test_a_finished_run_that_is_resumed_does_nothing(tmp_path, trained):
     before = last(trained)
     assert train(tiny(trained), resume=True, show=quiet)

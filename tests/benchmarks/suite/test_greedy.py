@@ -1,3 +1,5 @@
+from contextlib import closing
+
 import numpy as np
 
 from benchmarks.suite.greedy import PLANTED, candidates, finishing, plan, play_greedily
@@ -63,3 +65,42 @@ def test_what_forks_cost_is_added_to_what_the_episode_costs():
         assert row.objective_return == own.objective_return
     # Two decisions of five or six candidates, two epochs each.
     assert all(2 * 2 * 2 <= steps <= 2 * 6 * 2 for steps in planned.steps)
+
+
+def test_a_plan_takes_what_pays_best_when_every_candidate_is_played_from_the_beginning_without_forks():
+    seeds, epochs, horizon = [1, 2], 12, 5
+    options = DIGITS | {"max_epochs": epochs, "reward": {"rent": 0.5}}  # the rent to come decides against one planting
+    found = plan(options, seeds, every=4, horizon=horizon)
+    spent, steps, led = np.zeros(2), np.zeros(2, int), set()
+    for epoch in range(0, epochs, 4):
+        past, ahead = found.actions[:, :epoch].swapaxes(0, 1), min(horizon, epochs - epoch)
+        choices = after(options, seeds, past, candidates, 0)
+        ends = [after(options, seeds, past, lambda *seen, choice=choice: choice, ahead) for choice in choices]
+        for env in range(2):
+            tried = [i for i, choice in enumerate(choices) if i == 0 or (choice[env] != choices[0][env]).any()]
+            best = max(tried, key=lambda i: ends[i][0][env])
+            np.testing.assert_array_equal(found.actions[env, epoch], choices[best][env])
+            if len(tried) > 1:
+                spent[env] += sum(ends[i][1][env] for i in tried)
+                steps[env] += ahead * len(tried)
+            led.add(best)
+    np.testing.assert_allclose(found.flops, spent)
+    np.testing.assert_array_equal(found.steps, steps)
+    assert len(led) > 1
+
+
+def after(options, seeds, past, choose, ahead):
+    """What is chosen after the past; or, some epochs later, what that and finishing were worth and cost in FLOPs."""
+    with closing(SeedVectorEnv(2, **options, autoreset_mode="disabled")) as env:
+        observation, info = env.reset(seed=seeds)
+        for taken in past:
+            observation, _, _, _, info = env.step(taken)
+        chosen, paid, begun = choose(observation, info), np.zeros(2), info["flops"].copy()
+        if not ahead:
+            return chosen
+        for _ in range(ahead):
+            observation, _, _, _, info = env.step(chosen)
+            chosen, paid = finishing(observation, info), paid + info["objective_reward"]
+    rent = 0.5 / env.config.max_epochs / 3_108  # of a parameter in an epoch; three conv_light together have 3,108
+    left = env.config.max_epochs - len(past) - ahead
+    return paid - rent * left * info["seed_params"], info["flops"] - begun

@@ -5,16 +5,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from benchmarks.suite import pictures, scaffold
 from benchmarks.suite.atomic import write_json
-from benchmarks.suite.claims import gather, late_values, missing, outcomes
+from benchmarks.suite.claims import Outcome, gather, late_values, missing, outcomes
 from benchmarks.suite.protocol import PROTOCOL, VERSION, Comparison, Contestant, Entry, Protocol
 from benchmarks.suite.recordings import write_actions, write_episodes, write_table
-from benchmarks.suite.report import write_report
+from benchmarks.suite.report import learning_curves, write_report
 from benchmarks.suite.results import CURVE_COLUMNS, read_agent, read_agents
 from benchmarks.suite.static import Point, write_points
-from benchmarks.suite.statistics import Interval
+from benchmarks.suite.statistics import Interval, interquartile_mean
 from esper_agent.evaluate import Episode
 from esper_env.config import ConfigError
 
@@ -36,8 +37,8 @@ def hand_in(results, name, accuracy, *, trainings=(-1,), params=1_000, flops=100
     if steps:
         curve = [
             {"training_seed": t, "steps": 100 * k, "episode/objective_return": 2 + k / 10 + t / 5}
-            | {"entropy/blueprint": 0.3, "gradient_norm/op": 0.2 if k % 2 else 0.001, "gradient_norm/total": 1.0}
-            | {"value/explained_variance": 0.4}
+            | {"entropy/blueprint": 0.3 if k > 36 else 0.0, "value/explained_variance": 0.4 if k > 36 else 1.0}
+            | {"gradient_norm/op": 0.2 if k % 2 or k <= 36 else 0.001, "gradient_norm/total": 1.0}
             for t in trainings
             for k in range(1, 41)
         ]
@@ -86,6 +87,25 @@ def test_claims_hold_are_missed_or_wait_for_their_runs(results):
     assert found["digits", "lstm-128"].verdict == found["shapes", "lstm-128"].verdict == "not run yet"
 
 
+@pytest.mark.parametrize(
+    ("goal", "ours", "theirs", "verdict"),
+    [
+        ("above", (5, 4, 6), (3, 2, 3.9), "holds"),
+        ("above", (5, 4, 6), (3, 2, 4), "**missed**"),
+        ("above", (5, 4, 6), (3, 2, 4.5), "**missed**"),
+        ("above", (3, 2, 3.9), (5, 4, 6), "**missed**"),
+        ("not below", (5, 1, 9), (6, 5, 7), "holds"),
+        ("not below", (5, 4.9, 5.1), (6, 5.1, 7), "**missed**"),
+        ("reported", (5, 4, 6), (9, 8, 10), "reported"),
+    ],
+)
+def test_a_goal_is_reached_as_its_words_say(goal, ours, theirs, verdict):
+    comparison = Comparison("", "lstm", ("wait",), ("digits",), ("objective_return",), goal)
+    outcome = Outcome(comparison, "digits", "objective_return", "wait", Interval(*ours), Interval(*theirs))
+    assert outcome.verdict == verdict
+    assert replace(outcome, whole=False).verdict == f"{verdict} so far"
+
+
 def test_with_all_its_training_seeds_a_claim_simply_holds(results):
     hand_in(results, "lstm", 92.0, trainings=(0, 1, 2), params=2_300, steps=200_000)
     found = {(o.task, o.other): o for o in outcomes(gather(read_agents(results), TABLES), TABLES)}
@@ -97,6 +117,17 @@ def test_big_is_compared_at_the_flops_of_the_agent(results):
     found = {(o.task, o.other): o for o in outcomes(gather(read_agents(results), TABLES), TABLES)}
     assert found["digits", "big"].theirs.value == 100.0  # 100 FLOP are reached in the fourth epoch, not the last row's
     assert found["digits", "big"].verdict == "**missed** so far"
+
+
+def test_big_is_as_uncertain_as_its_networks_however_many_trainings_it_is_compared_with(results):
+    accuracy = np.random.default_rng(3).normal(80, 2, SEEDS)
+    points = [Point(1_000_000 + i, 1, 100.0, a, 5.0, 4.0, 3_500) for i, a in enumerate(accuracy.tolist())]
+    write_points(results / "big" / "digits.curve.csv.gz", points)
+    hand_in(results, "lstm", 92.0, trainings=(0, 1, 2), params=2_300, steps=200_000)
+    found = {(o.task, o.other): o for o in outcomes(gather(read_agents(results), TABLES), TABLES)}
+    theirs, alone = found["digits", "big"].theirs, interquartile_mean([accuracy])
+    assert theirs.value == pytest.approx(stats.trim_mean(np.tile(accuracy, 3), 0.25))
+    assert theirs.high - theirs.low == pytest.approx(alone.high - alone.low, rel=0.2)
 
 
 def test_a_normalised_score_is_the_share_of_the_way_from_wait_to_big(results):
@@ -112,11 +143,11 @@ def test_a_normalised_score_is_the_share_of_the_way_from_wait_to_big(results):
 def test_who_spends_more_than_the_longest_training_of_big_is_marked(results, tmp_path):
     hand_in(results, "planner", 92.0, flops=1e6)
     field = gather(read_agents(results), TABLES)["digits"]
-    assert field.outspends_big("planner")
-    assert not field.outspends_big("lstm")
+    assert field.outspending("planner") == SEEDS
+    assert field.outspending("lstm") == 0
     write_report(results, tmp_path / "page.md", TABLES)
     (row,) = [line for line in (tmp_path / "page.md").read_text().splitlines() if line.startswith("| `planner` |")]
-    assert row.endswith(" * |")
+    assert row.endswith(f" ({SEEDS}) |")
 
 
 def test_results_of_another_version_of_the_protocol_are_not_put_beside_these(results, tmp_path):
@@ -135,6 +166,53 @@ def test_what_is_late_in_training_is_the_last_tenth_of_each_run(results):
     assert variance == pytest.approx([0.4, 0.4])
 
 
+def test_late_goals_are_held_against_the_mean_and_the_page_says_which_are_missed(results, tmp_path):
+    write_report(results, tmp_path / "page.md", TABLES)
+    lines = [line.split(" | ")[2:] for line in (tmp_path / "page.md").read_text().splitlines() if "| > " in line]
+    assert lines == [
+        ["digits", "0.30", "0.30, 0.30", "> 0.1", "holds so far |"],
+        ["digits", "0.50", "0.50, 0.50", "> 0.8", "**missed** so far |"],
+        ["digits", "0.40", "0.40, 0.40", "> 0.5", "**missed** so far |"],
+    ]
+
+
+def test_a_row_of_the_page_is_what_its_title_says(results, tmp_path):
+    rows = read_agent(results / "lstm").episodes("digits")
+    returns, accuracies = (
+        np.array([getattr(row, name) for row in rows]) for name in ("objective_return", "committed_test_accuracy")
+    )
+    write_report(results, tmp_path / "page.md", TABLES)
+    lines = [line.strip("| ").split(" | ") for line in (tmp_path / "page.md").read_text().splitlines()]
+    (head,) = [line for line in lines if line[:2] == ["agent", "training steps"]]
+    row = dict(zip(head, next(line for line in lines if line[0] == "`lstm`" and len(line) == len(head)), strict=True))
+    assert row["training steps"] == "200,000"
+    assert row["objective return"].startswith(f"{stats.trim_mean(returns, 0.25):.2f} [")
+    assert row["means"] == ", ".join(f"{half.mean():.2f}" for half in np.split(returns, 2))
+    assert row["test accuracy, %"].startswith(f"{stats.trim_mean(accuracies, 0.25):.1f} [")
+    assert (row["parameters"], row["GFLOP"], row["epochs"]) == ("2,300", "0.00", "50")
+    wait = np.mean([episode.committed_test_accuracy for episode in read_agent(results / "wait").episodes("digits")])
+    assert row["normalised"] == f"{(accuracies.mean() - wait) / (100 - wait):.2f}"
+
+
+def test_a_point_of_a_learning_curve_is_the_mean_of_five_updates(results):
+    curves = learning_curves(gather(read_agents(results), TABLES)["digits"], ["lstm", "wait"])
+    means = [[(100.0 * k, 2 + (k - 2) / 10 + seed / 5) for k in range(5, 41, 5)] for seed in (0, 1)]
+    assert curves.keys() == {"lstm"}
+    np.testing.assert_allclose(curves["lstm"], means)
+
+
+def test_trainings_with_too_few_episodes_do_not_count(results):
+    fields = gather(read_agents(results), TABLES)
+    assert missing(fields, replace(TABLES, episodes=SEEDS + 1))["lstm", "digits"] == (0, 3)
+
+
+def test_an_agent_whose_episodes_are_not_whole_is_named(results):
+    path = results / "lstm" / "digits.csv"
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
+    with pytest.raises(ConfigError, match=r"lstm/digits\.csv needs as many episodes of every training"):
+        gather(read_agents(results), TABLES)
+
+
 def test_what_the_protocol_asks_for_and_is_not_there_is_named(results):
     lacking = missing(gather(read_agents(results), TABLES), TABLES)
     assert lacking == {("lstm", "digits"): (2, 3), ("lstm-128", "digits"): (0, 1)}
@@ -143,12 +221,15 @@ def test_what_the_protocol_asks_for_and_is_not_there_is_named(results):
 def test_the_page_has_every_agent_its_pictures_and_the_notes(results, tmp_path):
     (results / "notes").mkdir()
     (results / "notes" / "found.md").write_text("What people found.\n")
+    (results / "notes" / "attempts.md").write_text("What was tried.\n")
     page = tmp_path / "docs" / "results.md"
     write_report(results, page, TABLES)
     text = page.read_text()
     for name in ("wait", "random", "lstm", "big", "lstm-no-feedback"):
         assert f"| `{name}` |" in text
-    assert "What people found." in text
+    assert "## What was found\n\nWhat people found." in text
+    assert "## Earlier versions of the protocol\n\nWhat was tried." in text
+    assert "](#earlier-versions-of-the-protocol)" in text
     assert "**Not the whole protocol:**" in text
     assert "`lstm-128@0.5`" in text
     for link in re.findall(r"\]\(([^)]+\.svg)\)", text):

@@ -6,24 +6,27 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
 
-from benchmarks.suite import contestants, runs, tuning
+from benchmarks.suite import contestants, maskable, runs, tuning
 from benchmarks.suite.maskable import load_maskable
 from benchmarks.suite.recordings import read_actions
-from benchmarks.suite.results import read_agent
+from benchmarks.suite.results import read_agent, remove_other_versions
+from benchmarks.suite.script import Script
 from esper_agent.evaluate import COLUMNS, evaluate, read_episodes
 from esper_agent.loggers import read_metrics
 from esper_agent.policies.registry import create_policy
-from esper_agent.runs import load_policy
+from esper_agent.runs import HOST_SEEDS, load_policy
 from esper_agent.spec import EnvSpec
 from esper_env.config import ConfigError
+from esper_env.env import SeedEnv
 from esper_env.vector_env import SeedVectorEnv
-from tests.benchmarks.suite.tiny import TINY, UPDATE, quiet, runner, search, work
+from tests.benchmarks.suite.tiny import ENVS, MASKABLE, TINY, UPDATE, quiet, runner, search, work
 
 KILLED = """
 import os, signal, sys
@@ -162,6 +165,47 @@ def test_a_longer_run_that_continues_a_shorter_one_is_the_same_run(whole, tmp_pa
     assert (tmp_path / "runs/digits/lstm-short/seed0/training/checkpoints/last.pt").read_bytes() == shorter
 
 
+def test_a_longer_run_that_was_killed_before_its_first_checkpoint_may_still_continue_a_shorter_one(whole, tmp_path):
+    work(tmp_path, "lstm-short")
+    begun = tmp_path / "runs/digits/lstm/seed0/training"
+    begun.mkdir(parents=True)
+    (begun / "config.json").write_text("{")
+    work(tmp_path, "lstm", seeds=[0])
+    assert same_results(tmp_path / "results", whole / "results", "lstm")
+
+
+@pytest.mark.parametrize(("module", "name"), [(maskable, "write_curve"), (maskable.checkpoint, "write")])
+def test_a_learner_killed_while_it_keeps_its_last_rollout_ends_with_the_whole_curve(
+    whole, tmp_path, monkeypatch, module, name
+):
+    real, calls = getattr(module, name), []
+
+    def killed(*arguments):
+        calls.append(name)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        real(*arguments)
+
+    monkeypatch.setattr(module, name, killed)
+    with pytest.raises(KeyboardInterrupt):
+        work(tmp_path, "maskable-ppo")
+    work(tmp_path, "maskable-ppo")
+    assert same_results(tmp_path / "results", whole / "results", "maskable-ppo")
+
+
+def test_the_hosts_of_maskable_ppo_begin_where_those_of_our_agent_do(tmp_path, monkeypatch):
+    real, begun = SeedVectorEnv.reset, []
+
+    def reset(env, *, seed=None, options=None):
+        begun.append(seed)
+        return real(env, seed=seed, options=options)
+
+    monkeypatch.setattr(SeedVectorEnv, "reset", reset)
+    env = TINY.env_options("digits")
+    maskable.train_maskable(tmp_path, MASKABLE, env, steps=8, seed=3, num_envs=ENVS, show=quiet)
+    assert begun == [[3 * HOST_SEEDS + i for i in range(ENVS)]]
+
+
 def test_runs_of_other_training_seeds_are_added_and_the_same_one_is_replaced(whole, tmp_path):
     results = work(tmp_path, "lstm", seeds=[1])
     work(tmp_path, "lstm", seeds=[0])
@@ -170,7 +214,10 @@ def test_runs_of_other_training_seeds_are_added_and_the_same_one_is_replaced(who
     assert [(row.training_seed, row.evaluation_seed - 1_000_000) for row in rows] == [
         (seed, i) for seed in (0, 1) for i in range(3)
     ]
-    assert read_agent(results / "lstm").curves("digits").keys() == {0, 1}
+    curves = read_agent(results / "lstm").curves("digits")
+    assert {seed: [update["steps"] for update in updates] for seed, updates in curves.items()} == {
+        seed: [UPDATE, 2 * UPDATE, 3 * UPDATE] for seed in (0, 1)
+    }
 
 
 def test_a_scaled_run_is_labelled_in_folders_rows_and_manifest(tmp_path):
@@ -306,6 +353,26 @@ def test_what_was_handed_in_under_another_version_of_the_protocol_goes(tmp_path)
     assert sorted(path.name for path in mine.iterdir()) == ["agent.json", "digits.actions.csv.gz", "digits.csv"]
 
 
+@pytest.mark.parametrize("kill", [0, 1, 2])
+def test_a_removal_of_older_results_that_was_killed_is_done_again(tmp_path, monkeypatch, kill):
+    for name in ("agent.json", "a.csv", "z.csv"):
+        (tmp_path / name).write_text('{"agent": "mine", "protocol": 1}')
+    real, removed = Path.unlink, []
+
+    def unlink(path):
+        if len(removed) == kill:
+            raise KeyboardInterrupt
+        removed.append(path)
+        real(path)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    with pytest.raises(KeyboardInterrupt):
+        remove_other_versions(tmp_path, 2)
+    monkeypatch.undo()
+    remove_other_versions(tmp_path, 2)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_settings_file_of_another_protocol_is_refused(tmp_path):
     made = search(tmp_path)
     made.folder.mkdir()
@@ -314,11 +381,47 @@ def test_a_settings_file_of_another_protocol_is_refused(tmp_path):
         made.settings()
 
 
-def test_settings_for_maskable_ppo_are_judged_by_training(tmp_path):
-    grid = tuning.GRIDS["maskable"]
-    settings = dict(grid.start) | {"rollout": 8, "batch_size": 8, "net_arch": [8], "n_epochs": 1}
-    value = grid.judge(settings, TINY.env_options("digits"), TINY, tmp_path, 1)
-    assert value == grid.judge(settings, TINY.env_options("digits"), TINY, tmp_path / "again", 1)
+def mean_return(policy, temperature=1.0):
+    """Of a policy on the tuning seeds."""
+    rows = evaluate(policy, TINY.env_options("digits"), TINY.tuning_seeds(), agent="", temperature=temperature)
+    return np.mean([row.objective_return for row in rows])
+
+
+def test_settings_of_a_script_are_judged_on_the_tuning_seeds(tmp_path):
+    grid, env = tuning.GRIDS["schedule"], TINY.env_options("digits")
+    settings = dict(grid.start) | {"blueprints": ["conv_light"], "training_epochs": 0, "tempo": 0}
+    value = grid.judge(settings, env, TINY, tmp_path, 1)
+    assert value == pytest.approx(mean_return(Script(EnvSpec.of(SeedEnv(**env)), **settings)), abs=1e-12)
+
+
+def test_settings_for_maskable_ppo_are_judged_by_training_with_a_seed_of_its_own_on_the_tuning_seeds(tmp_path):
+    grid, env = tuning.GRIDS["maskable"], TINY.env_options("digits")
+    settings = dict(grid.start) | MASKABLE
+    value = grid.judge(settings, env, TINY, tmp_path / "judged", 1)
+    maskable.train_maskable(
+        tmp_path / "plain", settings, env, steps=TINY.tuning_steps, seed=700, num_envs=ENVS, show=quiet
+    )
+    (place,) = (tmp_path / "judged").iterdir()
+    policy, judged = load_maskable(tmp_path / "plain"), load_maskable(place)
+    weights = [list(trained.agent.policy.parameters()) for trained in (policy, judged)]
+    assert all(torch.equal(one, other) for one, other in zip(*weights, strict=True))
+    assert value == pytest.approx(max(mean_return(policy, t) for t in TINY.temperatures), abs=1e-12)
+
+
+def test_what_was_trained_to_tune_under_one_version_of_the_protocol_is_not_taken_up_in_another(tmp_path, monkeypatch):
+    places = []
+
+    def judge(settings, env, protocol, folder, threads):
+        places.append(folder)
+        return 0.0
+
+    grid = replace(tuning.GRIDS["schedule"], stages=lambda slots: STAGES[:1], judge=judge)
+    monkeypatch.setitem(tuning.GRIDS, "schedule", grid)
+    for version in (1, 2):
+        made = replace(search(tmp_path / str(version)), protocol=replace(TINY, version=version))
+        assert made.run(scratch=tmp_path, show=quiet)
+    assert len(places) == 4
+    assert not set(places[:2]) & set(places[2:])
 
 
 def test_a_protocol_without_a_choice_of_temperatures_describes_its_runs_as_before_there_was_one(tmp_path):

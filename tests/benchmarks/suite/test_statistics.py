@@ -62,6 +62,16 @@ def test_an_interval_holds_the_truth_about_as_often_as_it_says():
     assert 0.88 <= held / 200 <= 0.99
 
 
+def test_runs_that_are_alike_leave_an_interval_as_wide_as_one_of_them_does():
+    scores = RNG.normal(0, 1, 50)
+    copies, ours = [scores] * 5, [RNG.normal(1, 1, 1_000)]
+    for measure in (interquartile_mean, lambda runs, **options: improvement_probability(ours, runs, **options)):
+        one, alike, apart = measure([scores]), measure(copies, alike=True), measure(copies)
+        assert alike.value == apart.value
+        assert alike.high - alike.low == pytest.approx(one.high - one.low, rel=0.15)
+        assert apart.high - apart.low < 0.85 * (one.high - one.low)
+
+
 def test_tasks_are_resampled_each_on_its_own():
     low, high = [np.zeros(10)], [np.ones(10)]
     both = aggregate([low, high])

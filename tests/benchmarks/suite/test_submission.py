@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,8 @@ import pytest
 
 import benchmarks.suite
 from benchmarks.suite import submission
+from benchmarks.suite.greedy import plan, play_greedily
+from benchmarks.suite.playing import Recorded
 from benchmarks.suite.protocol import HELD_OUT_SEED, PROTOCOL
 from benchmarks.suite.report import write_report
 from benchmarks.suite.results import read_agent
@@ -57,6 +60,26 @@ def test_trainings_are_added_one_by_one_and_an_episode_begins_once(tmp_path):
     agent = read_agent(folder)
     assert [row.training_seed for row in agent.episodes("digits")] == [0, 0, 0, 1, 1, 1]
     assert [run["steps"] for run in agent.runs("digits")] == [7, 7]
+    assert validate(folder, TINY).accepted
+
+
+def test_what_was_handed_in_under_another_version_of_the_protocol_goes(tmp_path):
+    for version in (TINY.version, TINY.version + 1):
+        protocol = replace(TINY, version=version)
+        folder = hand_in("mine", waiting, "digits", training_seed=version, results=tmp_path, protocol=protocol)
+    assert {row.training_seed for row in read_agent(folder).episodes("digits")} == {TINY.version + 1}
+    assert len(read_agent(folder).runs("digits")) == 1
+    assert validate(folder, protocol).accepted
+
+
+def test_a_planner_can_be_handed_in_with_what_its_forks_have_cost(tmp_path):
+    env, seeds = TINY.env_options("digits"), TINY.held_out_seeds()
+    planned = plan(env, seeds, every=2, horizon=2)
+    folder = hand_in(
+        "planner", Recorded(planned.actions), "digits", spent=planned.spent, results=tmp_path, protocol=TINY
+    )
+    ours = play_greedily(env, seeds, agent="planner", every=2, horizon=2).episodes
+    assert read_agent(folder).episodes("digits") == ours
     assert validate(folder, TINY).accepted
 
 

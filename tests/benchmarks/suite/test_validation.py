@@ -1,12 +1,15 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from benchmarks.suite.playing import play, replay
 from benchmarks.suite.recordings import read_actions, write_actions
 from benchmarks.suite.results import read_agent
+from benchmarks.suite.static import read_points, write_points
+from benchmarks.suite.submission import hand_in
 from benchmarks.suite.validation import validate
 from esper_agent.policies.registry import create_policy
 from esper_agent.spec import EnvSpec
@@ -15,6 +18,7 @@ from esper_env.env import SeedEnv
 from tests.benchmarks.suite.tiny import TINY, work
 
 ENV = TINY.env_options("digits")
+SPEC = EnvSpec.of(SeedEnv(**ENV))
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +98,32 @@ def test_a_static_network_is_trained_again(handed_in):
     assert "committed_test_accuracy" in finding
 
 
+@pytest.mark.parametrize("line", [0, 20])
+def test_the_curve_of_a_static_network_is_trained_again(handed_in, line):
+    folder = handed_in("big")
+    path = folder / "digits.curve.csv.gz"
+    points = read_points(path)
+    points[line] = replace(points[line], committed_test_accuracy=points[line].committed_test_accuracy + 1)
+    write_points(path, points)
+    (finding,) = validate(folder, TINY).findings
+    assert "committed_test_accuracy is said to be" in finding
+    write_points(path, points[:-1])
+    assert "digits.curve.csv.gz must hold epochs 1 to 12" in validate(folder, TINY).findings[0]
+    path.unlink()
+    assert not validate(folder, TINY).accepted
+
+
+def test_every_training_is_replayed(tmp_path):
+    for seed in (3, 4):
+        folder = hand_in(
+            "mine", create_policy("random", SPEC), "digits", training_seed=seed, results=tmp_path, protocol=TINY
+        )
+    assert validate(folder, TINY).accepted
+    change(folder, "objective_return", nudged, -1)
+    (finding,) = validate(folder, TINY).findings
+    assert "training seed 4, evaluation seed 1000002" in finding
+
+
 def test_a_tolerance_forgives_rounding_and_nothing_else(handed_in):
     folder = handed_in("random")
     change(folder, "objective_return", lambda text: repr(float(text) + 0.01))
@@ -112,6 +142,16 @@ def test_a_score_that_is_no_number_is_never_right(handed_in):
 def drop_a_row(folder):
     lines = (folder / "digits.csv").read_text().splitlines()
     (folder / "digits.csv").write_text("\n".join(lines[:-1]) + "\n")
+
+
+def repeat_a_row(folder):
+    lines = (folder / "digits.csv").read_text().splitlines()
+    (folder / "digits.csv").write_text("\n".join([*lines, lines[1]]) + "\n")
+
+
+def change_runs(folder, runs):
+    manifest = json.loads((folder / "agent.json").read_text())
+    (folder / "agent.json").write_text(json.dumps(manifest | {"runs": runs}))
 
 
 def play_an_easier_seed(folder):
@@ -137,7 +177,10 @@ def claim_another_protocol(folder):
     ("tamper", "said"),
     [
         (drop_a_row, "must play every held-out seed"),
+        (repeat_a_row, r"twice \[1000000\]"),
         (play_an_easier_seed, r"foreign \[5\]"),
+        (lambda folder: change_runs(folder, {}), "must say how many steps training seed -1 had"),
+        (lambda folder: change_runs(folder, {"digits": {"-1": {"steps": 9}}}), "had 9 steps, where the protocol has 0"),
         (leave_out_actions, "one action sequence for every episode; 2 for 3"),
         (claim_another_task, "cifar10_baseline is no task of the protocol"),
         (claim_another_protocol, "belong to version 0 of the protocol"),
@@ -174,7 +217,7 @@ def test_a_folder_without_results_is_refused(tmp_path):
 
 def test_an_episode_has_the_same_bits_alone_and_in_any_company():
     seeds = TINY.held_out_seeds()
-    policy = create_policy("schedule", EnvSpec.of(SeedEnv(**ENV)))
+    policy = create_policy("schedule", SPEC)
     together = play(policy, ENV, seeds, agent="schedule")
     for i, seed in enumerate(seeds):
         assert replay([together.actions[i]], ENV, [seed], agent="schedule") == [together.episodes[i]]

@@ -116,8 +116,9 @@ class PPOConfig(Options):
 
     gamma: float = 0.995
     """Discount; must equal the environment's, or its shaping no longer cancels."""
-    gae_lambda: float = 0.95
-    """λ of the λ-return: 0 trusts the critic, 1 the rewards seen."""
+    gae_lambda: float = 1.0
+    """λ of the λ-return: 0 trusts the critic, 1 the rewards seen. An episode is short, and the critic errs by more than
+    one blueprint is worth above another."""
     baseline: str | None = None
     """What returns are compared with: `factored` (the op with V(s), the rest with Q(s, op)), `q_op` or `state`.
     None follows the policy: `factored` where its critic judges ops, else `state`."""

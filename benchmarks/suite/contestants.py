@@ -6,7 +6,6 @@ is in the run's folder, so that it goes on from there whatever happened to the p
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -39,8 +38,6 @@ class Work:
     deadline: float = float("inf")
     """Of the monotonic clock."""
     show: Callable[[str], None] = print
-    earlier: Run | None = None
-    """A run of fewer steps that this one may continue."""
 
     @property
     def late(self) -> bool:
@@ -91,8 +88,6 @@ def run_static(run: Run, work: Work) -> bool:
 def run_esper(run: Run, work: Work) -> bool:
     """An agent of `esper_agent`."""
     last = run.training / "checkpoints" / LAST
-    if not last.exists() and work.earlier is not None:
-        _take_up(work.earlier, run)
     config, resume = training_config(run, work.threads), last.exists()
     if not resume or _steps(run) < run.steps:
         budget = max(0.0, work.deadline - time.monotonic())
@@ -145,15 +140,6 @@ def training_config(run: Run, threads: int) -> TrainConfig:
     if (run.training / "checkpoints" / LAST).exists():
         config["threads"] = load_config(run.training).threads  # bits do not depend on it, but a resumed run keeps it
     return TrainConfig(**config, **options)
-
-
-def _take_up(earlier: Run, run: Run) -> None:
-    """Begin with what a finished run of fewer steps has learned, which is how this run would have begun."""
-    target = run.training.with_name(".training.unfinished")
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(earlier.training, target)
-    shutil.rmtree(run.training, ignore_errors=True)  # begun, and killed before its first checkpoint
-    target.rename(run.training)
 
 
 def _steps(run: Run) -> int:

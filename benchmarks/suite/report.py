@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -14,7 +13,7 @@ import numpy as np
 from benchmarks.suite import pictures, scaffold
 from benchmarks.suite.atomic import write_json
 from benchmarks.suite.claims import LEAST_GAP, Field, gather, late_values, missing, outcomes
-from benchmarks.suite.protocol import ABLATIONS, LONGER, PROTOCOL, REFERENCE, Protocol, unscaled
+from benchmarks.suite.protocol import ABLATIONS, PROTOCOL, REFERENCE, Protocol, unscaled
 from benchmarks.suite.results import RESULTS, RETURN, Agent, read_agents
 from benchmarks.suite.statistics import Interval
 
@@ -62,8 +61,8 @@ def _head(fields: Mapping[str, Field], protocol: Protocol, notes: Path) -> str:
     if (notes / "attempts.md").exists():
         link = f"[Versions 1 to {protocol.version - 1}](#{BEFORE.lower().replace(' ', '-')})"
         text.append(
-            f"{link} were begun and left, all with the same held-out seeds: changes were tried out on training and "
-            "tuning seeds, but that a change was wanted was seen in held-out episodes too."
+            f"{link} were begun and left. Changes were tried out on training and tuning seeds, but that a change was "
+            "wanted was seen in held-out episodes too. The held-out seeds of this version none of them has played."
         )
     scaled = sorted({name for here in fields.values() for name in here.rows if unscaled(name)[1] != 1})
     if scaled:
@@ -155,17 +154,17 @@ def _claims(fields: Mapping[str, Field], protocol: Protocol) -> str:
 
 def _late(fields: Mapping[str, Field], protocol: Protocol) -> str:
     rows, lacking = [], missing(fields, protocol)
-    for (task, here), name in itertools.product(fields.items(), (REFERENCE, LONGER)):
-        agent = here.agents.get(name)
+    for task, here in fields.items():
+        agent = here.agents.get(REFERENCE)
         if agent is None or not agent.curves(task):
             continue
         for late in protocol.late:
             values = late_values(agent, task, late)
             mean = float(np.mean(values)) if values else float("nan")
             outcome = "holds" if mean > late.over else "**missed**"
-            outcome += " so far" if (name, task) in lacking else ""
+            outcome += " so far" if (REFERENCE, task) in lacking else ""
             each = ", ".join(f"{value:.2f}" for value in values)
-            rows.append([late.claim, f"`{name}`", task, f"{mean:.2f}", each, f"> {late.over:g}", outcome])
+            rows.append([late.claim, f"`{REFERENCE}`", task, f"{mean:.2f}", each, f"> {late.over:g}", outcome])
     if not rows:
         return ""
     table = markdown(["late in training", "agent", "task", "mean", "by training seed", "goal", "outcome"], rows)

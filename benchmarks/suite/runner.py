@@ -102,7 +102,7 @@ class Runner:
             begun = True  # however short the time: a session that does nothing would never come to an end
             show(f"{run.label} on {run.task}" + (f", seed {run.seed}" if run.seed >= 0 else ""))
             run.open()
-            done = KINDS[run.contestant.kind](run, Work(threads, deadline, show, self._earlier(run)))
+            done = KINDS[run.contestant.kind](run, Work(threads, deadline, show))
             finished &= done
             if done:
                 publish(run, self.results)
@@ -119,16 +119,6 @@ class Runner:
                 learns = entry.steps > 0
                 for seed in chosen if learns and chosen else entry.seeds:
                     yield self.run(entry, seed)
-
-    def _earlier(self, run: Run) -> Run | None:
-        """A run of fewer steps that this one goes on from, if it has been trained."""
-        name = run.contestant.continues
-        rows = [e for e in self.protocol.entries if e.agent == name and e.task == run.task and run.seed in e.seeds]
-        for entry in rows:
-            earlier = self.run(entry, run.seed)
-            if earlier.finished and earlier.steps <= run.steps and (earlier.training / "checkpoints").exists():
-                return earlier
-        return None
 
     def status(self) -> list[tuple[Entry, int, int, int]]:
         """For every entry of the protocol: runs finished, runs asked for, and steps still to be trained."""

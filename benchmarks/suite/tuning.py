@@ -176,6 +176,7 @@ MASKABLE_STAGES: tuple[Stage, ...] = (
     (("learning_rate", (3e-4, 5e-4, 1e-3)), ("ent_coef", (0.0, 0.01))),
     (("batch_size", (64, 160, 400)), ("rollout", (800, 1_600, 3_200))),
     (("net_arch", ([64, 64], [128, 128], [256, 256])),),
+    (("gae_lambda", (0.95, 1.0)),),
 )
 
 
@@ -210,6 +211,7 @@ GRIDS = {
     "maskable": Grid(
         {
             "gamma": 0.995,
+            "gae_lambda": 0.95,
             "n_epochs": 6,
             "learning_rate": 5e-4,
             "ent_coef": 0.01,

@@ -46,9 +46,9 @@ def differences(config, default):
     ("name", "expected"),
     [
         ("lstm", {}),
-        ("lstm-80k", {}),
         ("lstm-q-op", {"baseline": "q_op"}),
         ("lstm-state", {"baseline": "state"}),
+        ("lstm-lambda-95", {"gae_lambda": 0.95}),
         ("lstm-relevant", {"head_average": "relevant"}),
         ("lstm-even-entropy", {"entropy_weights": dict.fromkeys(PPOConfig().entropy_weights, 1.0)}),
         ("lstm-no-feedback", {"policy": "benchmarks.suite.ablations:no-feedback"}),

@@ -43,7 +43,7 @@ def test_no_seed_is_trained_on_tuned_on_and_held_out():
         met = training_seeds(seed, longest)
         assert not met & (held_out | tuning)
         assert max(s for s in met if s < MAX_SEED // 2**40) < TUNING_SEED
-    assert TUNING_SEED + PROTOCOL.tuning_episodes <= SELECTION_SEED < HELD_OUT_SEED == evaluate.HELD_OUT_SEED
+    assert TUNING_SEED + PROTOCOL.tuning_episodes <= SELECTION_SEED < evaluate.HELD_OUT_SEED < HELD_OUT_SEED
 
 
 def test_settings_are_chosen_with_a_training_seed_that_no_entry_uses():
@@ -58,7 +58,6 @@ def test_every_contestant_can_be_made_and_is_entered_and_every_entry_is_of_a_con
     for contestant in PROTOCOL.contestants:
         assert contestant.kind in KINDS
         assert contestant.grid in ("", *GRIDS)
-        assert contestant.continues in ("", *names)
         assert (contestant.kind in ("esper", "maskable")) is all(
             entry.steps > 0 for entry in PROTOCOL.entries if entry.agent == contestant.name
         )
@@ -80,11 +79,11 @@ def test_every_comparison_is_between_entries_and_every_late_claim_about_a_metric
 
 
 def test_the_budgets_are_those_that_were_agreed():
-    names = ("lstm", "lstm-80k", "maskable-ppo", "maskable-ppo-tuned")
+    names = ("lstm", "maskable-ppo", "maskable-ppo-tuned")
     tested = {(name, task) for name in names for task in ("digits", "shapes")}
     for entry in LEARNING:
         assert entry.seeds == ((0, 1, 2, 3, 4) if (entry.agent, entry.task) in tested else (0, 1, 2))
-        assert entry.steps == (80_000 if entry.agent == "lstm-80k" else 40_000)
+        assert entry.steps == 40_000
 
 
 def test_the_tables_cannot_be_changed_by_accident():

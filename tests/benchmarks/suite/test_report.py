@@ -62,10 +62,7 @@ def results(tmp_path):
 
 
 TABLES = Protocol(
-    tuple(
-        Contestant(n, "baseline", "")
-        for n in ("wait", "random", "lstm", "lstm-80k", "lstm-128", "lstm-no-feedback", "big")
-    ),
+    tuple(Contestant(n, "baseline", "") for n in ("wait", "random", "lstm", "lstm-128", "lstm-no-feedback", "big")),
     (Entry("wait", "digits"), Entry("lstm", "digits", (0, 1, 2), 200_000), Entry("lstm-128", "digits", (0,), 100_000)),
     (
         Comparison("better", "lstm", ("wait", "big"), ("digits",), ("committed_test_accuracy",), "above"),

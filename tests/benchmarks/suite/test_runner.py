@@ -15,6 +15,7 @@ from tensordict import TensorDict
 
 from benchmarks.suite import contestants, maskable, runs, tuning
 from benchmarks.suite.maskable import load_maskable
+from benchmarks.suite.protocol import HELD_OUT_SEED
 from benchmarks.suite.recordings import read_actions
 from benchmarks.suite.results import read_agent, remove_other_versions
 from benchmarks.suite.script import Script
@@ -155,25 +156,6 @@ def test_after_an_interruption_no_other_run_begins(tmp_path, monkeypatch):
     assert seen == ["lstm on digits, seed 0"]
 
 
-def test_a_longer_run_that_continues_a_shorter_one_is_the_same_run(whole, tmp_path):
-    work(tmp_path, "lstm-short")
-    shorter = (tmp_path / "runs/digits/lstm-short/seed0/training/checkpoints/last.pt").read_bytes()
-    seen = []
-    assert runner(tmp_path).work(["lstm"], seeds=[0], show=seen.append)
-    assert len([line for line in seen if "steps" in line]) == 1  # the third update alone
-    assert same_results(tmp_path / "results", whole / "results", "lstm")
-    assert (tmp_path / "runs/digits/lstm-short/seed0/training/checkpoints/last.pt").read_bytes() == shorter
-
-
-def test_a_longer_run_that_was_killed_before_its_first_checkpoint_may_still_continue_a_shorter_one(whole, tmp_path):
-    work(tmp_path, "lstm-short")
-    begun = tmp_path / "runs/digits/lstm/seed0/training"
-    begun.mkdir(parents=True)
-    (begun / "config.json").write_text("{")
-    work(tmp_path, "lstm", seeds=[0])
-    assert same_results(tmp_path / "results", whole / "results", "lstm")
-
-
 @pytest.mark.parametrize(("module", "name"), [(maskable, "write_curve"), (maskable.checkpoint, "write")])
 def test_a_learner_killed_while_it_keeps_its_last_rollout_ends_with_the_whole_curve(
     whole, tmp_path, monkeypatch, module, name
@@ -211,7 +193,7 @@ def test_runs_of_other_training_seeds_are_added_and_the_same_one_is_replaced(who
     work(tmp_path, "lstm", seeds=[0])
     work(tmp_path, "lstm", seeds=[0])
     rows = read_agent(results / "lstm").episodes("digits")
-    assert [(row.training_seed, row.evaluation_seed - 1_000_000) for row in rows] == [
+    assert [(row.training_seed, row.evaluation_seed - HELD_OUT_SEED) for row in rows] == [
         (seed, i) for seed in (0, 1) for i in range(3)
     ]
     curves = read_agent(results / "lstm").curves("digits")

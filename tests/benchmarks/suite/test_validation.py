@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.suite.playing import play, replay
+from benchmarks.suite.protocol import HELD_OUT_SEED
 from benchmarks.suite.recordings import read_actions, write_actions
 from benchmarks.suite.results import read_agent
 from benchmarks.suite.static import read_points, write_points
@@ -77,7 +78,7 @@ def test_an_action_that_was_not_taken_is_found(handed_in):
     folder = handed_in("random")
     path = folder / "digits.actions.csv.gz"
     actions = read_actions(path)
-    actions[-1, 1_000_002] = actions[-1, 1_000_002][::-1].copy()
+    actions[-1, HELD_OUT_SEED + 2] = actions[-1, HELD_OUT_SEED + 2][::-1].copy()
     write_actions(path, actions)
     assert any("evaluation seed 1000002" in finding for finding in validate(folder, TINY).findings)
 
@@ -177,7 +178,7 @@ def claim_another_protocol(folder):
     ("tamper", "said"),
     [
         (drop_a_row, "must play every held-out seed"),
-        (repeat_a_row, r"twice \[1000000\]"),
+        (repeat_a_row, rf"twice \[{HELD_OUT_SEED}\]"),
         (play_an_easier_seed, r"foreign \[5\]"),
         (lambda folder: change_runs(folder, {}), "must say how many steps training seed -1 had"),
         (lambda folder: change_runs(folder, {"digits": {"-1": {"steps": 9}}}), "had 9 steps, where the protocol has 0"),

@@ -17,8 +17,7 @@ CONTESTANTS = (
     *(PROTOCOL.contestant(name) for name in ("wait", "random", "schedule", "heuristic", "beginner", "big")),
     replace(PROTOCOL.contestant("greedy"), options={"every": 2, "horizon": 2}),
     replace(PROTOCOL.contestant("maskable-ppo"), options=MASKABLE),
-    replace(PROTOCOL.contestant("lstm"), options=NARROW, continues="lstm-short"),
-    Contestant("lstm-short", "esper", "fewer steps", NARROW),
+    replace(PROTOCOL.contestant("lstm"), options=NARROW),
     Contestant("lstm-no-feedback", "esper", "deaf", {"policy": "no-feedback", **NARROW}),
 )
 TINY = Protocol(
@@ -26,7 +25,6 @@ TINY = Protocol(
     (
         *(Entry(name, "digits") for name in ("wait", "random", "schedule", "heuristic", "beginner", "greedy", "big")),
         Entry("lstm", "digits", (0, 1), 3 * UPDATE),
-        Entry("lstm-short", "digits", (0,), 2 * UPDATE),
         Entry("lstm-no-feedback", "digits", (0,), UPDATE),
         Entry("maskable-ppo", "digits", (0,), 24),
     ),

@@ -13,7 +13,9 @@ from esper_env.config import ConfigError
 from tests.agent.named_op_env import SPEC, NamedOpEnv, rollouts, with_transforms
 
 SMALL = {"width": 32, "head_width": 16}
-FAST = PPOConfig(minibatches=4, epochs=3, learning_rate=2e-3, gamma=0.9, entropy_coefficient=0.01, target_kl=None)
+FAST = PPOConfig(
+    gae_lambda=0.95, minibatches=4, epochs=3, learning_rate=2e-3, gamma=0.9, entropy_coefficient=0.01, target_kl=None
+)
 
 
 def small_policy(name="lstm", seed=0, **options):

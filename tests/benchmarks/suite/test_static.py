@@ -72,8 +72,8 @@ def test_a_curve_reads_back_as_the_same_bits(points, tmp_path):
 
 
 def test_generated_data_is_the_hosts_own():
-    shapes = {"task": "shapes", "max_epochs": 2, "training": ENV["training"]}
-    big = train_static(shapes, SEEDS[:2], 2)
-    assert big[0].objective_return != big[1].objective_return
+    shapes = {"task": "shapes", "max_epochs": 2, "training": ENV["training"] | {"batches_per_epoch": 8}}
+    big = train_static(shapes, SEEDS, 2)
+    assert len({(row.objective_return, row.committed_test_accuracy) for row in big if row.epoch == 2}) > 1
     assert find_task("shapes") is TASKS["shapes"]
     assert all(isinstance(row, Episode) for row in episodes(big, "shapes", 2))

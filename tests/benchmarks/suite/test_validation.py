@@ -71,7 +71,7 @@ def test_a_score_that_is_off_by_a_single_bit_is_found(handed_in, column):
     folder = handed_in("random")
     change(folder, column, (lambda text: str(int(text) + 1)) if column in ("final_params", "env_steps") else nudged, 1)
     (finding,) = validate(folder, TINY).findings
-    assert f"evaluation seed 1000001: {column} is said to be" in finding
+    assert f"evaluation seed {HELD_OUT_SEED + 1}: {column} is said to be" in finding
 
 
 def test_an_action_that_was_not_taken_is_found(handed_in):
@@ -80,7 +80,7 @@ def test_an_action_that_was_not_taken_is_found(handed_in):
     actions = read_actions(path)
     actions[-1, HELD_OUT_SEED + 2] = actions[-1, HELD_OUT_SEED + 2][::-1].copy()
     write_actions(path, actions)
-    assert any("evaluation seed 1000002" in finding for finding in validate(folder, TINY).findings)
+    assert any(f"evaluation seed {HELD_OUT_SEED + 2}" in finding for finding in validate(folder, TINY).findings)
 
 
 def test_a_planner_may_have_spent_more_than_its_episodes_but_not_less(handed_in):
@@ -122,7 +122,7 @@ def test_every_training_is_replayed(tmp_path):
     assert validate(folder, TINY).accepted
     change(folder, "objective_return", nudged, -1)
     (finding,) = validate(folder, TINY).findings
-    assert "training seed 4, evaluation seed 1000002" in finding
+    assert f"training seed 4, evaluation seed {HELD_OUT_SEED + 2}" in finding
 
 
 def test_a_tolerance_forgives_rounding_and_nothing_else(handed_in):

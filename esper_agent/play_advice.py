@@ -85,7 +85,10 @@ def find_adviser(name: str, env: Any, which: str = "best") -> Adviser:
     run = Path(name)
     if not run.is_dir():
         if len(run.parts) > 1:
-            raise ConfigError(f"There is no run in {run}, and no policy has such a name.")
+            raise ConfigError(
+                f"There is no run in {run}, and no policy has such a name: "
+                "give the folder of a run, or a policy that esper list policies names."
+            )
         policy = create_policy(name, spec, seed=0)
         if isinstance(policy, ActorCritic):
             raise ConfigError(f"Policy {name!r} has learned nothing yet: give the folder of a run that trained it.")

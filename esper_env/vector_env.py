@@ -229,7 +229,8 @@ class SeedVectorEnv(VectorEnv[Observation, Ints, npt.NDArray[Any]]):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the threads."""
-        self._simulation.population.close()
+        if hasattr(self, "_simulation"):  # Gymnasium 1.1 also closes what never came to be
+            self._simulation.population.close()
 
 
 def _autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:

@@ -75,7 +75,7 @@ def test_the_command_finds_a_policy_of_ones_own_in_the_current_folder(tmp_path):
     for name, text in (("programs/esper.py", CONSOLE), ("here/own_policies.py", OWN)):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text(text)
-    words = ["--policy", "own_policies:patient", "--episodes", "1", "--env", json.dumps(tiny("").env)]
+    words = ["--policy", "own_policies:patient", "--episodes", "1", "--env", json.dumps(tiny("nowhere").env)]
     command = [sys.executable, tmp_path / "programs" / "esper.py", "evaluate", *words]
     done = subprocess.run(command, cwd=tmp_path / "here", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -141,7 +141,8 @@ def test_the_command_that_goes_on_can_be_pasted_whatever_the_folder_is_called(mo
         (("report", "nowhere", "--replays", "-1"), "replays must be at least 0"),
         (("list", "task"), "error: Unknown choice 'task'. Did you mean 'tasks'?"),
         (("evaluate", "--checkpoint", "bset"), "--checkpoint: Unknown choice 'bset'. Did you mean 'best'?"),
-        (("play", "--advice", "runs/nowhere"), "There is no run in runs/nowhere, and no policy has such a name."),
+        (("play", "--advice", "runs/nowhere"), "There is no run in runs/nowhere, and no policy has such a name: give"),
+        (("train", "--run", ""), "run is empty: give the folder"),
         (("demo", "--minutes", "-1"), "minutes must be at least 0"),
     ],
 )

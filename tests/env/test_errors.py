@@ -214,6 +214,10 @@ def test_every_action_head_has_its_place_in_the_message():
         env.step([0])
 
 
+def test_what_was_refused_can_be_closed():
+    SeedVectorEnv.__new__(SeedVectorEnv).close()  # as the destructor of Gymnasium 1.1 does
+
+
 @pytest.mark.parametrize(
     ("name", "meant"),
     [

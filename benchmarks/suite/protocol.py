@@ -12,7 +12,7 @@ from typing import Any
 
 from esper_env.config import ConfigError, unknown_name
 
-VERSION = 7
+VERSION = 8
 
 HELD_OUT_SEED = 1_000_000 + 1_000 * VERSION
 """The first held-out seed. They are played once per final policy, and no earlier version has played them."""

@@ -96,7 +96,8 @@ class OpCritic(nn.Module):
 class PolicyNetwork(nn.Module):
     """Observation and memory in; flat logits `[..., choices]`, values and memory out.
 
-    With `blueprint_by_slot` the logits end in what each slot adds to the blueprints', `slots * blueprints` more.
+    With `blueprint_by_slot` those of the blueprint are 0, and the logits end in `slots * blueprints` more: what each
+    slot adds to them, which is all there is.
     Values are Q(s, op) `[..., ops]`, or V(s) `[..., 1]` with the critic `state`. Calling the network is one step,
     and that is what `compile` compiles; `unroll` evaluates whole sequences for learning.
     """
@@ -113,11 +114,11 @@ class PolicyNetwork(nn.Module):
         python = config.python_lstm or config.compile
         self.memory = LSTMMemory(width, python=python) if config.memory == "lstm" else NoMemory(width)
         self.heads = nn.ModuleDict()
-        for name, size in zip(HEAD_NAMES, spec.head_sizes, strict=True):
+        self.head_sizes = dict(zip(HEAD_NAMES, spec.head_sizes, strict=True))
+        for name, size in self.head_sizes.items():
             wide = config.blueprint_layers - 2 if name == "blueprint" else 0
-            rows = 1 + spec.num_slots if name == "blueprint" and config.blueprint_by_slot else 1
+            rows = spec.num_slots if name == "blueprint" and config.blueprint_by_slot else 1
             self.heads[name] = _perceptron([width] * (1 + wide) + [hidden, size * rows])
-        self.num_blueprints = spec.num_blueprints
         self.judges_ops = config.critic == "op"
         self.critic: nn.Module = OpCritic(width, hidden) if self.judges_ops else _perceptron([width, hidden, 1])
 
@@ -148,8 +149,11 @@ class PolicyNetwork(nn.Module):
 
     def _read(self, x: Tensor) -> tuple[Tensor, Tensor]:
         outputs = {name: head(x) for name, head in self.heads.items()}
-        outputs["blueprint"], added = outputs["blueprint"].tensor_split([self.num_blueprints], -1)
-        return torch.cat([*outputs.values(), added], -1), self.critic(x)
+        if self.config.blueprint_by_slot:
+            by_slot = outputs["blueprint"]
+            outputs["blueprint"] = by_slot.new_zeros(*by_slot.shape[:-1], self.head_sizes["blueprint"])
+            outputs["by slot"] = by_slot
+        return torch.cat(list(outputs.values()), -1), self.critic(x)
 
 
 def _perceptron(sizes: list[int]) -> nn.Sequential:
@@ -173,7 +177,7 @@ def initialise(network: PolicyNetwork, generator: torch.Generator) -> None:
         elif isinstance(module, nn.RNNBase):
             _initialise_lstm(module, generator)
     for head, choice, bias in indexed(network.config.first_bias):
-        _linears(network.heads[head])[-1].bias[choice] = bias
+        _linears(network.heads[head])[-1].bias.view(-1, network.head_sizes[head])[:, choice] = bias
 
 
 def _linears(module: nn.Module) -> list[nn.Linear]:

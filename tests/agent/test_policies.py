@@ -12,7 +12,7 @@ from torchrl.modules import LSTMModule, set_recurrent_mode
 from esper_agent import EnvSpec, PolicyConfig, create_policy, policy_names, register_policy
 from esper_agent.policies.actor_critic import ActorCritic
 from esper_agent.policies.baselines import Wait
-from esper_agent.policies.distribution import OP, ActionLayout
+from esper_agent.policies.distribution import BLUEPRINT, OP, ActionLayout
 from esper_agent.policies.networks import PolicyNetwork
 from esper_env.actions import ACTION_HEADS, HEAD_NAMES, Op, head_sizes
 from esper_env.config import ConfigError
@@ -58,12 +58,12 @@ class Spaces(gym.Env):
         )
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("lstm", 932_489), ("lstm-v1", 225_698), ("mlp", 471_945)])
+@pytest.mark.parametrize(("name", "parameters"), [("lstm", 930_812), ("lstm-v1", 225_698), ("mlp", 470_268)])
 def test_parameter_counts_at_three_slots(name, parameters):
     assert size(create_policy(name, EnvSpec())) == parameters
 
 
-def test_the_parameters_of_lstm_lie_where_the_design_puts_them_besides_what_slots_add_to_the_blueprints():
+def test_the_parameters_of_lstm_lie_where_the_design_puts_them_besides_the_blueprints_of_more_slots():
     assert size(create_policy("lstm", EnvSpec(), blueprint_by_slot=False)) == 927_458
     network = create_policy("lstm", EnvSpec()).network
     assert size(network.embedding) == 56
@@ -71,7 +71,7 @@ def test_the_parameters_of_lstm_lie_where_the_design_puts_them_besides_what_slot
     assert size(network.encoder[1]) + size(network.memory.norm) == 1_024
     assert size(network.memory.lstm) == 526_336
     assert sum(size(head) for name, head in network.heads.items() if name != "blueprint") == 233_884
-    assert size(network.heads["blueprint"]) == 100_365 + 3 * 13 * (128 + 1)
+    assert size(network.heads["blueprint"]) == 100_365 + 2 * 13 * (128 + 1)
     assert size(network.critic) == 33_793
 
 
@@ -152,6 +152,16 @@ def test_a_beginner_draws_the_choices_of_every_head_as_its_bias_says(by_slot):
         column, names = next((i, h.choices) for i, h in enumerate(ACTION_HEADS) if h.name == head)
         assert not set(planted[:, column].tolist()) & {names.index(choice) for choice in choices}, head
         assert len(planted[:, column].unique()) > (head in ("blueprint", "tempo")), head
+
+
+def test_what_is_learned_of_a_blueprint_in_one_slot_moves_the_logits_of_no_other():
+    policy = create_policy("mlp", EnvSpec(), seed=0, **SMALL)
+    obs = observations(1, 1).update({"is_init": torch.ones(1, 1, 1, dtype=torch.bool)})
+    obs["action_mask"][:], obs["slot_by_op"][:] = True, True
+    action = torch.tensor([[[1, 4, 0, 0, 0, 0, 0, Op.GERMINATE]]])
+    policy.unroll(obs).distribution.log_prob(action)[..., BLUEPRINT].backward()
+    rows = policy.network.heads["blueprint"][-1].weight.grad.unflatten(0, (3, 13)).any(-1)
+    assert rows.all(1).tolist() == rows.any(1).tolist() == [False, True, False]
 
 
 def test_an_empty_slot_has_an_embedding_of_its_own():

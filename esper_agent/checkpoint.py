@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from esper_agent.files import UNFINISHED, beside, replacing_bytes
+
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
 FORMAT = "esper-checkpoint"
 VERSION = 2
 LAST, BEST = "last.pt", "best.pt"
-UNFINISHED = ".unfinished"
 
 
 class CheckpointError(ValueError):
@@ -25,19 +26,11 @@ class CheckpointError(ValueError):
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all: a temporary file, flushed to disk, then renamed over `path`."""
+    """Write a checkpoint, whole or not at all."""
     import torch
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}{UNFINISHED}")
-    try:
-        with temporary.open("wb") as file:
-            torch.save({"format": FORMAT, "version": VERSION, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)  # a full disk should not also hold what is of no use
+    with replacing_bytes(path) as file:
+        torch.save({"format": FORMAT, "version": VERSION, **content}, file)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -151,7 +144,7 @@ class CheckpointFolder:
 
     def _alias(self, numbered: Path, path: Path) -> None:
         """Let `path` name the same file, at every moment either the old one or the new."""
-        temporary = path.with_name(f".{path.name}{UNFINISHED}")
+        temporary = beside(path)
         temporary.unlink(missing_ok=True)
         try:
             os.link(numbered, temporary)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
+from esper_agent.files import replacing
 from esper_env.config import ConfigError, unknown_name
 
 if TYPE_CHECKING:
@@ -151,15 +150,6 @@ def _account(episode: TensorDictBase) -> dict[str, Any]:
 
 def _rounded(x: Tensor) -> Any:
     return x.double().round(decimals=4).tolist()
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[TextIO]:
-    """A text file that takes the place of `path` once it is whole."""
-    unfinished = path.with_name(f".{path.name}.new")
-    with unfinished.open("w", newline="") as file:
-        yield file
-    os.replace(unfinished, path)
 
 
 class Services:

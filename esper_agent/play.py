@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Any
 
 import numpy as np
@@ -145,18 +146,23 @@ class Game:
         else:
             self.take(self.menu.action(line))
 
+    def lines(self) -> list[str]:
+        """The frame, what has come of it so far, advice and menu."""
+        account, lines = self.account, str(self.env.render()).splitlines()
+        if not account.infos:
+            lines += ["", *WELCOME.splitlines()]
+        else:
+            lines.append(f"so far    objective {account.objective_return:+.2f}, with shaping {account.reward:+.2f}")
+        return lines if self.over else [*lines, *self.advice, "", *self.menu.lines()]
+
     def show(self) -> None:
-        """The frame, what has come of it so far, advice and menu; a terminal shows them in the place of the last."""
+        """Print it all; a terminal shows it in the place of the last, without empty lines where it has few rows."""
+        lines = self.lines()
         if sys.stdout.isatty():
             print(CLEAR, end="")
-        print(self.env.render(), end="")
-        account = self.account
-        if not account.infos:
-            print(f"\n{WELCOME}")
-        else:
-            print(f"so far    objective {account.objective_return:+.2f}, with shaping {account.reward:+.2f}")
-        if not self.over:
-            print("\n".join([*self.advice, "", *self.menu.lines()]))
+            if len(lines) >= get_terminal_size().lines:  # the prompt needs one too
+                lines = [line for line in lines if line]
+        print("\n".join(lines))
 
     def conclude(self) -> None:
         """What the episode was worth, beside what waiting would have been."""

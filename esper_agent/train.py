@@ -15,7 +15,8 @@ from typing import Any
 
 from esper_agent import checkpoint
 from esper_agent.failures import require_writable
-from esper_agent.loggers import EpisodesFile, MetricsFile, Services, replacing, require_services
+from esper_agent.files import replacing
+from esper_agent.loggers import EpisodesFile, MetricsFile, Services, require_services
 from esper_agent.metrics import Metrics, rollout_metrics, warnings
 from esper_agent.runs import (
     CHECKPOINTS,

@@ -23,8 +23,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 
-from benchmarks.suite.atomic import replacing
 from esper_agent import checkpoint
+from esper_agent.files import replacing
 from esper_agent.runs import HOST_SEEDS
 from esper_agent.spec import OBSERVATION_KEYS
 from esper_env.config import ConfigError

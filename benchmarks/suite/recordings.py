@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.suite.atomic import replacing
 from esper_agent.evaluate import COLUMNS, Episode
+from esper_agent.files import replacing, replacing_bytes
 from esper_env.actions import ACTION_HEADS
 from esper_env.arrays import Ints
 from esper_env.config import ConfigError
@@ -77,10 +76,8 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, 
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.unfinished")
-    temporary.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
-    os.replace(temporary, path)
+    with replacing_bytes(path) as file:
+        file.write(gzip.compress(text.getvalue().encode(), mtime=0))
 
 
 def read_actions(path: Path) -> dict[Key, Ints]:

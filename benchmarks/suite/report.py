@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.suite import pictures, scaffold
-from benchmarks.suite.atomic import write_json
 from benchmarks.suite.claims import LEAST_GAP, Field, gather, late_values, missing, outcomes
 from benchmarks.suite.protocol import ABLATIONS, PROTOCOL, REFERENCE, Protocol, unscaled
 from benchmarks.suite.results import RESULTS, RETURN, Agent, read_agents
 from benchmarks.suite.statistics import Interval
+from esper_agent.files import write_json
 
 PAGE = Path(__file__).parents[2] / "docs" / "results.md"
 NOTES = "notes"

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.reports import RESULTS
-from benchmarks.suite.atomic import write_json
 from benchmarks.suite.protocol import LATE
 from benchmarks.suite.recordings import (
     read_actions,
@@ -22,6 +21,7 @@ from benchmarks.suite.recordings import (
 from benchmarks.suite.runs import Run
 from benchmarks.suite.static import Point, read_points
 from esper_agent.evaluate import Episode, read_episodes
+from esper_agent.files import write_json
 from esper_agent.loggers import read_metrics
 from esper_env.arrays import Ints
 from esper_env.config import ConfigError

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from benchmarks.reports import machine
-from benchmarks.suite.atomic import write_json
 from benchmarks.suite.playing import Played
 from benchmarks.suite.protocol import VERSION, Contestant
 from benchmarks.suite.recordings import key, read_actions, write_actions, write_episodes
 from esper_agent.doctor import version
 from esper_agent.evaluate import Episode, read_episodes
+from esper_agent.files import write_json
 from esper_env.arrays import Ints
 from esper_env.config import ConfigError
 

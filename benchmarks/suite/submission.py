@@ -13,13 +13,13 @@ from tensordict.nn import TensorDictModuleBase
 
 from benchmarks.reports import machine
 from benchmarks.suite import scaffold
-from benchmarks.suite.atomic import write_json
 from benchmarks.suite.playing import play, with_planning
 from benchmarks.suite.protocol import PROTOCOL, Protocol
 from benchmarks.suite.recordings import key, read_actions, write_actions, write_episodes
 from benchmarks.suite.results import MANIFEST, RESULTS, remove_other_versions
 from benchmarks.suite.runs import commit, versions
 from esper_agent.evaluate import read_episodes
+from esper_agent.files import write_json
 from esper_agent.spec import OBSERVATION_KEYS
 from esper_env.arrays import Bools, Ints
 from esper_env.config import ConfigError

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.suite.atomic import replacing, write_json
 from benchmarks.suite.protocol import Contestant, Protocol
+from esper_agent.files import replacing, write_json
 from esper_agent.spec import EnvSpec
 from esper_env.config import ConfigError
 from esper_env.env import SeedEnv

@@ -3,7 +3,6 @@ import gzip
 import numpy as np
 import pytest
 
-from benchmarks.suite.atomic import replacing
 from benchmarks.suite.recordings import (
     decode,
     encode,
@@ -71,11 +70,3 @@ def test_what_is_no_action_is_refused(tmp_path):
     (tmp_path / "a.csv.gz").write_bytes(b"plain")
     with pytest.raises(ConfigError, match="no compressed table"):
         read_actions(tmp_path / "a.csv.gz")
-
-
-def test_a_file_appears_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "f.txt"
-    path.write_text("before")
-    with pytest.raises(ZeroDivisionError), replacing(path) as file:
-        file.write(f"half {1 / 0}")
-    assert path.read_text() == "before"

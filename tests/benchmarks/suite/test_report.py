@@ -8,7 +8,6 @@ import pytest
 from scipy import stats
 
 from benchmarks.suite import pictures, scaffold
-from benchmarks.suite.atomic import write_json
 from benchmarks.suite.claims import Outcome, gather, late_values, missing, outcomes
 from benchmarks.suite.protocol import PROTOCOL, VERSION, Comparison, Contestant, Entry, Protocol
 from benchmarks.suite.recordings import write_actions, write_episodes, write_table
@@ -17,6 +16,7 @@ from benchmarks.suite.results import CURVE_COLUMNS, read_agent, read_agents
 from benchmarks.suite.static import Point, write_points
 from benchmarks.suite.statistics import Interval, interquartile_mean
 from esper_agent.evaluate import Episode
+from esper_agent.files import write_json
 from esper_env.config import ConfigError
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -21,6 +21,7 @@ from esper_agent.spec import EnvSpec
 from esper_agent.train import train
 from esper_env.actions import CAUSAL_HEADS, HEAD_INDEX, HEAD_NAMES, Op, action_heads
 from esper_env.config import ConfigError
+from esper_env.render.screen import CLEAR
 from esper_env.testing import waiting_twin
 from tests.agent.test_train import ENV, tiny
 from tests.conftest import BRIEF, HASTY
@@ -88,6 +89,18 @@ def test_every_choice_that_is_shown_can_be_said_and_is_what_is_done():
 def test_the_menu_fits_a_terminal():
     for _, menu in states():
         assert max(map(len, [*menu.lines(), *menu.explain()])) <= 80
+
+
+@pytest.mark.parametrize(("spare", "kept"), [(0, False), (1, True)])
+def test_a_terminal_without_a_row_for_the_prompt_is_spared_empty_lines(spare, kept, capsys, monkeypatch):
+    game = Game(OPTIONS, seed=3, advice="heuristic")
+    lines = game.lines()
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr("esper_agent.play.get_terminal_size", lambda: os.terminal_size((80, len(lines) + spare)))
+    game.show()
+    shown = capsys.readouterr().out.removeprefix(CLEAR).splitlines()
+    assert "" in lines
+    assert shown == (lines if kept else [line for line in lines if line])
 
 
 def test_words_may_come_in_any_order_and_be_shortened():

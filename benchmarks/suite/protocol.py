@@ -14,6 +14,9 @@ from esper_env.config import ConfigError, unknown_name
 
 VERSION = 8
 
+TUNED_SINCE = 6
+"""The version since which nothing that settings are chosen by has changed, neither the environment nor the tuning
+seeds: what was tried then still counts."""
 HELD_OUT_SEED = 1_000_000 + 1_000 * VERSION
 """The first held-out seed. They are played once per final policy, and no earlier version has played them."""
 TUNING_SEED = 800_000
@@ -103,6 +106,7 @@ class Protocol:
     training. At 1 it plays as in training, with all that it explored with; at 0 it may be caught where the likeliest
     action changes nothing."""
     version: int = VERSION
+    tuned_since: int = TUNED_SINCE
 
     def contestant(self, name: str) -> Contestant:
         """The contestant of this name."""

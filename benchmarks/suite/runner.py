@@ -39,7 +39,7 @@ class Runner:
     def untuned(self, entry: Entry) -> bool:
         """Must the contestant be tuned before it can run?"""
         agent = unscaled(entry.agent)[0]
-        return bool(self.protocol.contestant(agent).grid) and not self.search(agent, entry.task).result.exists()
+        return bool(self.protocol.contestant(agent).grid) and not self.search(agent, entry.task).finished
 
     def run(self, entry: Entry, seed: int) -> Run:
         """The run of an entry with one training seed."""
@@ -92,7 +92,7 @@ class Runner:
             Is everything that was asked for finished?
         """
         deadline, finished, begun = time.monotonic() + 60 * minutes, True, False
-        for run in self.runs_of(agents, tasks, seeds):
+        for run in list(self.runs_of(agents, tasks, seeds)):  # all are named before the first begins
             if run.finished:
                 run.open()
                 publish(run, self.results)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,13 +26,20 @@ from esper_env.env import SeedEnv
 from esper_env.options import resolve
 
 FOLDER = Path(__file__).parent / "tuned"
-COLUMNS = ("settings", "objective_return")
 TUNING_TRAINING_SEED = 700
 """Learners are tuned with a training seed of their own: its hosts begin at 700,000."""
 
 Settings = Mapping[str, Any]
 Stage = Sequence[tuple[str, Sequence[Any]]]
 """Names of settings, and the values of each."""
+
+
+class Tried(NamedTuple):
+    """A line of the table: a setting, what it returned, and the version of the protocol it was tried under."""
+
+    settings: str
+    objective_return: float
+    protocol: int
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,11 @@ class Search:
         """The settings chosen, written when all stages are through."""
         return self.folder / f"{self.name}.json"
 
+    @property
+    def finished(self) -> bool:
+        """Have settings been chosen that still count?"""
+        return self.result.exists() and self._counts(json.loads(self.result.read_text()))
+
     def run(
         self, *, scratch: Path, threads: int = 1, deadline: float = float("inf"), show: Callable[[str], None] = print
     ) -> bool:
@@ -84,12 +96,13 @@ class Search:
                 if word not in tried:
                     if time.monotonic() > deadline:
                         return False
-                    place = scratch / f"{self.name}-version{self.protocol.version}"
-                    tried[word] = grid.judge(setting, env, self.protocol, place, threads)
-                    self._write(tried)
-                    show(f"{tried[word]:7.3f}  {word}")
+                    place = scratch / f"{self.name}-version{self.protocol.tuned_since}"
+                    value = grid.judge(setting, env, self.protocol, place, threads)
+                    tried[word] = Tried(word, value, self.protocol.version)
+                    self._write(tried.values())
+                    show(f"{value:7.3f}  {word}")
             words = [json.dumps(setting, sort_keys=True) for setting in settings]
-            best = json.loads(max(words, key=lambda word: tried[word]))
+            best = json.loads(max(words, key=lambda word: tried[word].objective_return))
         chosen = json.dumps(best, sort_keys=True)
         seeds = self.protocol.tuning_seeds()
         write_json(
@@ -97,7 +110,7 @@ class Search:
             {
                 "protocol": self.protocol.version,
                 "settings": best,
-                "objective_return": tried[chosen],
+                "objective_return": tried[chosen].objective_return,
                 "tried": len(tried),
                 "tuning_seeds": [seeds[0], len(seeds)],
             },
@@ -112,21 +125,31 @@ class Search:
                 f"esper bench tune --agent {self.contestant.name} --task {self.task}"
             )
         found = json.loads(self.result.read_text())
-        if found["protocol"] != self.protocol.version:
-            raise ConfigError(f"{self.result} belongs to version {found['protocol']} of the protocol: tune again.")
+        if not self._counts(found):
+            raise ConfigError(
+                f"{self.result} was chosen under version {found['protocol']} of the protocol, and what settings are "
+                f"chosen by has changed since: esper bench tune --agent {self.contestant.name} --task {self.task}"
+            )
         chosen: dict[str, Any] = found["settings"]
         return chosen
 
-    def _tried(self) -> dict[str, float]:
+    def _counts(self, found: Mapping[str, Any]) -> bool:
+        return int(found["protocol"]) >= self.protocol.tuned_since
+
+    def _tried(self) -> dict[str, Tried]:
         if not self.table.exists():
             return {}
         with self.table.open(newline="") as file:
-            return {row["settings"]: float(row["objective_return"]) for row in csv.DictReader(file)}
+            rows = [
+                Tried(row["settings"], float(row["objective_return"]), int(row["protocol"]))
+                for row in csv.DictReader(file)
+                if self._counts(row)
+            ]
+        return {row.settings: row for row in rows}
 
-    def _write(self, tried: Mapping[str, float]) -> None:
+    def _write(self, tried: Iterable[Tried]) -> None:
         with replacing(self.table) as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerows([COLUMNS, *tried.items()])
+            csv.writer(file, lineterminator="\n").writerows([Tried._fields, *tried])
 
 
 def variations(best: Settings, stage: Stage) -> Iterable[dict[str, Any]]:

@@ -282,8 +282,10 @@ def test_what_must_be_tuned_first_is_known(tmp_path):
     made = runner(tmp_path)
     assert [entry.agent for entry in TINY.entries if made.untuned(entry)] == ["schedule"]
     (tmp_path / "tuned").mkdir()
-    (tmp_path / "tuned/schedule-digits.json").write_text("{}")
+    (tmp_path / "tuned/schedule-digits.json").write_text(json.dumps({"protocol": TINY.version}))
     assert not any(made.untuned(entry) for entry in TINY.entries)
+    changed = replace(made, protocol=replace(TINY, version=TINY.version + 1, tuned_since=TINY.version + 1))
+    assert any(changed.untuned(entry) for entry in TINY.entries)
 
 
 # Tuning
@@ -355,14 +357,6 @@ def test_a_removal_of_older_results_that_was_killed_is_done_again(tmp_path, monk
     assert not list(tmp_path.iterdir())
 
 
-def test_a_settings_file_of_another_protocol_is_refused(tmp_path):
-    made = search(tmp_path)
-    made.folder.mkdir()
-    made.result.write_text(json.dumps({"protocol": 0, "settings": {}}))
-    with pytest.raises(ConfigError, match="belongs to version 0"):
-        made.settings()
-
-
 def mean_return(policy, temperature=1.0):
     """Of a policy on the tuning seeds."""
     rows = evaluate(policy, TINY.env_options("digits"), TINY.tuning_seeds(), agent="", temperature=temperature)
@@ -390,20 +384,41 @@ def test_settings_for_maskable_ppo_are_judged_by_training_with_a_seed_of_its_own
     assert value == pytest.approx(max(mean_return(policy, t) for t in TINY.temperatures), abs=1e-12)
 
 
-def test_what_was_trained_to_tune_under_one_version_of_the_protocol_is_not_taken_up_in_another(tmp_path, monkeypatch):
-    places = []
+def test_what_was_tried_counts_until_something_that_it_was_chosen_by_changes(tmp_path, monkeypatch):
+    judged = []
 
     def judge(settings, env, protocol, folder, threads):
-        places.append(folder)
-        return 0.0
+        judged.append(folder)
+        return float(protocol.version)
 
     grid = replace(tuning.GRIDS["schedule"], stages=lambda slots: STAGES[:1], judge=judge)
     monkeypatch.setitem(tuning.GRIDS, "schedule", grid)
-    for version in (1, 2):
-        made = replace(search(tmp_path / str(version)), protocol=replace(TINY, version=version))
+
+    def tuned(version, since):
+        made = replace(search(tmp_path), protocol=replace(TINY, version=version, tuned_since=since))
         assert made.run(scratch=tmp_path, show=quiet)
-    assert len(places) == 4
-    assert not set(places[:2]) & set(places[2:])
+        return made
+
+    for version, since, number in ((1, 1, 2), (2, 1, 2), (3, 3, 4)):
+        made = tuned(version, since)
+        assert len(judged) == number
+        assert made.finished
+        assert made.settings()
+        assert json.loads(made.result.read_text())["objective_return"] == since
+    assert not set(judged[:2]) & set(judged[2:])  # nor are the trainings of then gone on with
+    later = replace(made, protocol=replace(TINY, version=4, tuned_since=4))
+    assert not later.finished
+    with pytest.raises(
+        ConfigError, match=r"chosen under version 3 .*: esper bench tune --agent schedule --task digits"
+    ):
+        later.settings()
+
+
+def test_every_run_is_named_before_the_first_begins(tmp_path):
+    for wrong, message in (("schedul", "Unknown contestant"), ("schedule", "not tuned")):
+        with pytest.raises(ConfigError, match=message):
+            runner(tmp_path).work(["wait", wrong], ["digits"], show=quiet)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_protocol_without_a_choice_of_temperatures_describes_its_runs_as_before_there_was_one(tmp_path):

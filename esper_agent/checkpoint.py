@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shlex
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -140,7 +141,9 @@ class CheckpointFolder:
             whole = next(filter(is_whole, sorted(self.folder.glob("steps-*.pt"), reverse=True)), None)
             if whole is None:
                 raise
-            raise CheckpointError(f"{error} Go on from an earlier one: cp {whole} {last}") from error
+            # Moved, not copied: other names of the damaged file would get the content as well.
+            command = shlex.join(["mv", str(whole), str(last)])
+            raise CheckpointError(f"{error} Go on from an earlier one: {command}") from error
 
     def _alias(self, numbered: Path, path: Path) -> None:
         """Let `path` name the same file, at every moment either the old one or the new."""

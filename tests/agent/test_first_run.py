@@ -235,14 +235,18 @@ def test_a_traceback_of_another_process_is_told_by_its_first_line_and_its_last()
 def test_a_damaged_checkpoint_is_answered_with_one_that_is_whole(tmp_path):
     folder = checkpoint.CheckpointFolder(tmp_path, keep=3)
     for steps in (1, 2, 3):
-        folder.save({"steps": steps}, steps)
-    newest, last = tmp_path / "steps-000000000003.pt", tmp_path / checkpoint.LAST
-    last.write_bytes(b"cut short")  # the same file by two names
-    with pytest.raises(checkpoint.CheckpointError, match=f"is damaged.* cp .*steps-000000000002.pt {last}$"):
+        folder.save({"steps": steps}, steps, best=steps == 3)
+    last = tmp_path / checkpoint.LAST
+    last.write_bytes(b"cut short")  # the same file by three names
+    with pytest.raises(checkpoint.CheckpointError, match=f"is damaged.* mv .*steps-000000000002.pt {last}$") as said:
         folder.read_last()
-    for path in tmp_path.glob("steps-*.pt"):
-        path.write_bytes(newest.read_bytes())
-    with pytest.raises(checkpoint.CheckpointError, match=r"BadZipFile[^)]*\)\.$"):
+    subprocess.run(shlex.split(str(said.value).partition("earlier one: ")[2]), check=True)
+    assert folder.read_last()["steps"] == 2
+    with pytest.raises(checkpoint.CheckpointError, match="is damaged"):  # rather than another one under its name
+        checkpoint.read(tmp_path / checkpoint.BEST)
+    for path in tmp_path.glob("*.pt"):
+        path.write_bytes(b"cut short")
+    with pytest.raises(checkpoint.CheckpointError, match=r"BadZipFile[^)]*\)\.$|damaged[^)]*\)\.$"):
         folder.read_last()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from esper_env.config import ConfigError
 
 MOST_STEPS = 150_000
 """A fast machine stops here even when there is time left."""
+MARK = ".demo"
+"""The file that tells the folder of a demo from any other."""
 
 
 def demo(
@@ -23,7 +26,7 @@ def demo(
     """Train the default agent on the default task, evaluate it and the baselines, and write the report.
 
     Args:
-        run: folder of the run; an earlier run in it is replaced.
+        run: folder of the run; an earlier demo in it is replaced.
         minutes: time for everything; the update in progress is finished.
         episodes: held-out episodes per policy.
         threads: stacks of hosts run at the same time.
@@ -46,7 +49,7 @@ def demo(
     long = f"{budget / 60:.1f} minutes" if budget else "one update, for which alone there is time (give more --minutes)"
     print(f"Training the default agent on digits for {long}, in {run}.", flush=True)
     if not train(config, show=show, budget=budget):
-        print(f"Interrupted. Go on with: esper train --run {run} --resume")
+        print(f"Interrupted. Go on with: esper train --run {shlex.quote(str(run))} --resume")
         return False
     print("Evaluating the trained policy.", flush=True)
     table, page = write_report(run, episodes, threads=threads, baselines=baselines)
@@ -55,10 +58,12 @@ def demo(
 
 
 def _make_room(run: Path) -> None:
-    """Remove an earlier run, but nothing that is not one."""
-    if not run.exists() or not any(run.iterdir()):
-        return
-    if not (run / "config.json").exists():
-        raise ConfigError(f"{run} exists and holds no run; choose another --run for the demo.")
-    print(f"Replacing the earlier run in {run}.")
-    shutil.rmtree(run)
+    """Remove an earlier demo, but nothing else."""
+    mark = run / MARK
+    if mark.exists():
+        print(f"Replacing the earlier demo in {run}.")
+        shutil.rmtree(run)
+    elif run.exists() and any(run.iterdir()):
+        raise ConfigError(f"{run} holds something else than an earlier demo; choose another --run for this one.")
+    run.mkdir(parents=True, exist_ok=True)
+    mark.touch()

@@ -119,7 +119,7 @@ class Report:
 class Validate:
     """Replay an agent's recorded actions and confirm its scores.
 
-    They must agree bit for bit; the exit code is 1 where they do not.
+    They must agree bit for bit, unless a tolerance is given; the exit code is 1 where they do not.
 
     Examples:
       esper bench validate benchmarks/results/lstm
@@ -140,7 +140,7 @@ class Validate:
         verdict = validate(self.folder, Runner().protocol, tolerance=self.tolerance, threads=self.threads, show=_say)
         for finding in verdict.findings:
             print(finding)
-        print(f"{verdict.agent}: {verdict.episodes} episodes {'confirmed' if verdict.accepted else 'NOT confirmed'}.")
+        print(verdict)
         return 0 if verdict.accepted else 1
 
 

@@ -29,11 +29,18 @@ class Verdict:
     agent: str
     episodes: int
     findings: tuple[str, ...]
+    tolerance: float = 0.0
+    """By how much a return or an accuracy was allowed to differ."""
 
     @property
     def accepted(self) -> bool:
         """Was nothing found?"""
         return not self.findings
+
+    def __str__(self) -> str:
+        """In one line."""
+        within = f" within a tolerance of {self.tolerance:g}" if self.tolerance else ""
+        return f"{self.agent}: {self.episodes} episodes {'' if self.accepted else 'NOT '}confirmed{within}."
 
 
 def validate(
@@ -71,7 +78,7 @@ def validate(
             "Note: these results come from other versions of packages or another processor, where rounding differs; "
             "--tolerance says by how much scores may."
         )
-    return Verdict(agent.name, count, tuple(findings))
+    return Verdict(agent.name, count, tuple(findings), tolerance)
 
 
 def _about_the_folder(agent: Agent, protocol: Protocol) -> Iterable[str]:

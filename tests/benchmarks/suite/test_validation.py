@@ -129,7 +129,9 @@ def test_a_tolerance_forgives_rounding_and_nothing_else(handed_in):
     folder = handed_in("random")
     change(folder, "objective_return", lambda text: repr(float(text) + 0.01))
     assert not validate(folder, TINY).accepted
-    assert validate(folder, TINY, tolerance=0.02).accepted
+    forgiving = validate(folder, TINY, tolerance=0.02)
+    assert forgiving.accepted
+    assert str(forgiving).endswith("confirmed within a tolerance of 0.02.")
     change(folder, "final_params", lambda text: str(int(text) - 1), 2)
     assert not validate(folder, TINY, tolerance=1e9).accepted
 

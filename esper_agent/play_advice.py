@@ -19,8 +19,8 @@ from esper_agent.runs import load_policy, value_unit
 from esper_agent.spec import EnvSpec
 from esper_env.actions import Op
 from esper_env.config import ConfigError
-from esper_env.env import SeedEnv
 from esper_env.render.frame import words
+from esper_env.vector_env import SeedVectorEnv
 
 WIDTH, LABEL = 80, "advice    "
 
@@ -94,7 +94,7 @@ def find_adviser(name: str, env: Any, which: str = "best") -> Adviser:
             raise ConfigError(f"Policy {name!r} has learned nothing yet: give the folder of a run that trained it.")
         return Adviser(name, policy, spec)
     trained, config = load_policy(run, which)
-    trained_on = EnvSpec.of(SeedEnv(**config.env_options))
+    trained_on = EnvSpec.of(SeedVectorEnv(**config.env_options))  # which knows all options of a training
     if trained_on != spec:
         raise ConfigError(f"The policy of {run} fits {trained_on}, but this environment is {spec}.")
     return Adviser(run.name, trained, spec, value_unit(run, which))

@@ -21,6 +21,7 @@ from esper_agent.spec import EnvSpec
 from esper_agent.train import train
 from esper_env.actions import CAUSAL_HEADS, HEAD_INDEX, HEAD_NAMES, Op, action_heads
 from esper_env.config import ConfigError
+from esper_env.env import SeedEnv
 from esper_env.render.screen import CLEAR
 from esper_env.testing import waiting_twin
 from tests.agent.test_train import ENV, tiny
@@ -240,6 +241,12 @@ def test_a_trained_policy_gives_its_reasons_and_remembers(says, trained):
 def test_bad_usage_of_play_exits_2_and_says_why(capsys, words, said):
     assert cli.run(["play", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_policy_trained_with_what_only_many_hosts_know_advises(tmp_path):
+    config = tiny(tmp_path, env={**ENV, "chunk": 4, "max_episode_steps": 3}, steps=24, evaluation_episodes=0)
+    train(config, show=lambda metrics, config: None)
+    assert find_adviser(str(tmp_path), EnvSpec.of(SeedEnv(**ENV)))
 
 
 def test_a_policy_for_other_sizes_is_refused(trained):

@@ -17,6 +17,7 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from esper_agent.files import replacing
 from esper_agent.policies.actor_critic import ActorCritic
 from esper_agent.policies.registry import create_policy
 from esper_agent.runs import load_policy
@@ -225,10 +226,9 @@ KINDS = {"str": str, "int": int, "float": float}
 
 
 def write_csv(path: Path, episodes: Iterable[Episode]) -> None:
-    """Write rows under `COLUMNS`, replacing what was there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+    """Write rows under `COLUMNS`, replacing what was there. Floats are read back as the same bits."""
+    with replacing(path) as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(episode) for episode in episodes)
 

@@ -49,8 +49,7 @@ class MetricsFile:
     def resume(self, updates: int) -> None:
         """Drop the rows after `updates`: they belong to a future that will be lived again."""
         rows = read_metrics(self.path) if self.path.exists() else []
-        # Killed while it wrote, a process leaves a row that is cut short.
-        rows = [row for row in rows if None not in row.values() and float(row["updates"]) <= updates]
+        rows = [row for row in rows if float(row["updates"]) <= updates]
         self.columns = list(rows[0]) if rows else []
         self._rewrite(rows)
 
@@ -74,8 +73,28 @@ class MetricsFile:
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
     """The rows of a metrics file."""
+    return list(csv.DictReader(_whole_lines(path)))
+
+
+def read_accounts(path: Path, latest: int) -> list[dict[str, Any]]:
+    """The latest lines of an episodes file; none where there is no file."""
+    lines = _whole_lines(path) if path.exists() else []
+    return [_read_account(path, number, line) for number, line in list(enumerate(lines, 1))[-latest:]]
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """Killed while it wrote, a process leaves a line that is cut short, and one that is writing may just have."""
     with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        return [line for line in file if line.endswith("\n")]
+
+
+def _read_account(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        account: dict[str, Any] = json.loads(line)
+        int(account["update"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise LogError(f"{path} is damaged: line {number} is no episode. Remove that line to go on.") from error
+    return account
 
 
 class EpisodesFile:
@@ -89,21 +108,12 @@ class EpisodesFile:
         self.unfinished: dict[int, TensorDictBase] = {}
 
     def resume(self, updates: int) -> None:
-        """Drop the episodes after `updates`, which will be lived again, and a line cut short."""
-        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+        """Drop the episodes after `updates`, which will be lived again."""
+        lines = _whole_lines(self.path) if self.path.exists() else []
         with replacing(self.path) as file:
             for number, line in enumerate(lines, 1):
-                if line.endswith("\n") and self._update(number, line) <= updates:
+                if _read_account(self.path, number, line)["update"] <= updates:
                     file.write(line)
-
-    def _update(self, number: int, line: str) -> int:
-        try:
-            update: int = json.loads(line)["update"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise LogError(
-                f"{self.path} is damaged: line {number} is no episode. Remove that line to go on."
-            ) from error
-        return update
 
     def write(self, rollout: TensorDictBase, update: int) -> None:
         """Append the episodes that ended in a rollout `[envs, time]`."""

@@ -24,6 +24,7 @@ class Listed:
     number: int
     objective_return: float
     test_accuracy: float
+    """Below 0 where the episode was cut short."""
     seeds: str
     replay: int | None = None
     """Number of its replay, if it has one."""
@@ -52,7 +53,7 @@ def trained_on(
     """Episodes of the training; `replays` has the number of the replay of those that have one, by their place."""
     return [
         Listed(
-            policy=f"{policy}, training",
+            policy=policy,
             episode=f"update {account['update']}, host {account['env']}",
             number=account["update"],
             objective_return=account["objective_return"],
@@ -84,9 +85,14 @@ def _row(episode: Listed) -> str:
     return (
         f'<tr><th scope="row">{escape(episode.policy)}</th>'
         f'<td data-value="{episode.number}">{escape(episode.episode)}</td>'
-        f"<td>{episode.objective_return:.2f}</td><td>{episode.test_accuracy:.1f}</td>"
+        f"<td>{episode.objective_return:.2f}</td>{_accuracy(episode.test_accuracy)}"
         f"<td>{escape(episode.seeds) or 'none'}</td><td>{button}</td></tr>"
     )
+
+
+def _accuracy(value: float) -> str:
+    """The cell of a test accuracy, which an episode that was cut short has none of."""
+    return f'<td data-value="{value}">–</td>' if value < 0 else f"<td>{value:.1f}</td>"
 
 
 def policies(episodes: Sequence[Listed]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from esper_agent.evaluate import Episode, evaluate_named, evaluate_run, held_out_seeds, read_episodes, write_csv
+from esper_agent.files import write_json
 from esper_agent.policies.baselines import BASELINES
 from esper_agent.recording import Recorder, Recording
 from esper_agent.runs import TrainConfig, checkpoint_of, value_unit
@@ -61,8 +62,10 @@ def evaluate_trained(
 
 def remember(run: Path, trained: Evaluation, others: Evaluation) -> None:
     """Keep the rows, and who played them, in the run's folder."""
+    # Without this file there is no evaluation: killed in between, none is remembered rather than a wrong one.
+    (run / PLAYED).unlink(missing_ok=True)
     write_csv(run / ROWS, [*trained.rows, *others.rows])
-    (run / PLAYED).write_text(json.dumps({"policy": trained.played, "temperature": trained.temperature}) + "\n")
+    write_json(run / PLAYED, {"policy": trained.played, "temperature": trained.temperature})
 
 
 def remembered(run: Path, config: TrainConfig) -> tuple[Evaluation, Evaluation]:

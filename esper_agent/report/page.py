@@ -14,7 +14,8 @@ from string import Template
 from typing import Any
 
 from esper_agent.evaluate import summarise, table
-from esper_agent.loggers import read_metrics
+from esper_agent.files import replacing
+from esper_agent.loggers import read_accounts, read_metrics
 from esper_agent.metrics import Metrics
 from esper_agent.recording import Recording
 from esper_agent.report.changes import then_and_now
@@ -83,14 +84,15 @@ def write_page(
     page = run / "report.html"
     earlier, earlier_others = remembered(run, config)
     text = render(run, config, trained or earlier, others or earlier_others, shown=shown)
-    page.write_text(text, encoding="utf-8")
+    with replacing(page) as file:
+        file.write(text)
     return page
 
 
 def render(run: Path, config: TrainConfig, trained: Evaluation, others: Evaluation, *, shown: int) -> str:
     """The page."""
     updates = _updates(run / "metrics.csv")
-    accounts = _accounts(run / "episodes.jsonl")
+    accounts = read_accounts(run / "episodes.jsonl", LATEST)
     script = "\n".join(_asset(name) for name in SCRIPTS)
     values = _learned(updates) | _evaluated(run, config, trained, others, updates)
     values |= _watched(config, trained, others, accounts, shown) | _planted(accounts)
@@ -150,12 +152,18 @@ def _watched(
         "choices": "".join(f'<option value="{i}">{escape(replay.label)}</option>' for i, replay in enumerate(watched)),
         "tables": "".join(_folded(replay) for replay in watched),
         "episodes": episodes_table(listed),
-        "episodes_note": f"All held-out episodes, and the last {len(accounts):,} of the training."
-        if trained.recordings
-        else f"The last {len(accounts):,} episodes of the training.",
+        "episodes_note": _which(trained, accounts),
         "policies": policies(listed),
         "data": _embedded(data(watched, config.env_options)),
     }
+
+
+def _which(trained: Evaluation, accounts: Sequence[Mapping[str, Any]]) -> str:
+    """The episodes that are listed."""
+    if not trained.recordings:
+        return f"The last {len(accounts):,} episodes of the training."
+    of_training = f", and the last {len(accounts):,} of the training" if accounts else ""
+    return f"All held-out episodes{of_training}."
 
 
 def _places(drawn: Sequence[Recording], replayed: Sequence[Recording]) -> dict[int, int]:
@@ -178,7 +186,9 @@ def _planted(accounts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     seeds = [seed for account in accounts for seed in plantings_of_account(account)]
     return {
         "fates": fates_table(seeds),
-        "fates_note": f"Seeds of the last {len(accounts):,} training episodes.",
+        "fates_note": f"Seeds of the last {len(accounts):,} training episodes."
+        if accounts
+        else "What was planted in training has not been kept.",
     }
 
 
@@ -197,8 +207,3 @@ def _asset(name: str) -> str:
 
 def _updates(path: Path) -> list[Metrics]:
     return [{name: float(value) for name, value in row.items() if value} for row in read_metrics(path)]
-
-
-def _accounts(path: Path) -> list[dict[str, Any]]:
-    lines = path.read_text().splitlines()
-    return [json.loads(line) for line in lines[-LATEST:]]

@@ -1,4 +1,4 @@
-// The replay: which episode and epoch are shown, and what moves them. Drawing is left to drawing.js.
+// The replay: which episode and epoch are shown, and what moves them. Drawing is left to panels.js.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const PACE = 600; // milliseconds that an epoch stands while it plays
@@ -81,7 +81,8 @@ function sentence(replay, epoch) {
   });
   if (epoch > 0) parts.push(`Reward ${signed(reward(replay, epoch))}.`);
   if (epoch === replay.action.length && replay.test) {
-    parts.push(`The end: ${percent(replay.test[epoch])} of the test data are right.`);
+    const right = replay.test[epoch];
+    parts.push(right < 0 ? "The episode was cut short here." : `The end: ${percent(right)} of the test data are right.`);
     parts.push(`Objective return ${replay.total.toFixed(2)}.`);
   }
   return parts.join(" ");

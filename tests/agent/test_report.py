@@ -9,12 +9,13 @@ import xml.etree.ElementTree as ElementTree
 from html import escape
 from html.parser import HTMLParser
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from esper_agent.demo import _make_room, demo
 from esper_agent.evaluate import Episode, Estimate, summarise
-from esper_agent.loggers import read_metrics
+from esper_agent.loggers import LogError, read_accounts, read_metrics
 from esper_agent.policies.baselines import BASELINES
 from esper_agent.recording import Recording
 from esper_agent.report import write_page, write_report
@@ -22,7 +23,7 @@ from esper_agent.report.changes import then_and_now
 from esper_agent.report.curve import _ticks, curve
 from esper_agent.report.fates import Planting, fates_table, plantings_of_account, told
 from esper_agent.report.health import heads_table, health
-from esper_agent.report.page import LATEST, _accounts
+from esper_agent.report.page import LATEST
 from esper_agent.report.replays import Replay, as_table
 from esper_agent.report.results import results_table
 from esper_agent.report.style import colours
@@ -31,7 +32,7 @@ from esper_agent.train import train
 from esper_env.actions import Op
 from esper_env.config import ConfigError
 from esper_env.lifecycle.stages import Stage
-from tests.agent.test_train import UPDATE, quiet, tiny
+from tests.agent.test_train import ENV, UPDATE, quiet, tiny
 from tests.conftest import action
 
 
@@ -236,7 +237,36 @@ def test_an_episode_as_a_table_has_a_row_for_every_epoch(page):
 def test_the_episodes_of_the_training_are_its_last(tmp_path):
     path = tmp_path / "episodes.jsonl"
     path.write_text("".join(f'{{"update": {update}}}\n' for update in range(LATEST + 3)))
-    assert [account["update"] for account in _accounts(path)] == list(range(3, LATEST + 3))
+    assert [account["update"] for account in read_accounts(path, LATEST)] == list(range(3, LATEST + 3))
+    with path.open("a") as file:
+        file.write('{"update": 7')  # as it is while the training writes
+    assert read_accounts(path, 1) == [{"update": LATEST + 2}]
+    path.write_text("no episode\n")
+    with pytest.raises(LogError, match="is damaged: line 1 is no episode"):
+        read_accounts(path, LATEST)
+
+
+def test_a_run_that_kept_no_episodes_has_a_page_all_the_same(page, tmp_path):
+    run = shutil.copytree(page[0], tmp_path / "run")
+    (run / "episodes.jsonl").unlink()
+    _, drawn = write_report(run, 3)
+    text = drawn.read_text()
+    assert "All held-out episodes." in text
+    assert "What was planted in training has not been kept." in text
+
+
+def test_training_episodes_are_listed_under_one_name_and_without_an_accuracy_where_they_were_cut_short(tmp_path):
+    env = {**ENV, "max_episode_steps": 3}
+    page = write_page(tmp_path, load_trained(tiny(tmp_path, env=env, steps=24, evaluation_episodes=0)))
+    text = page.read_text()
+    assert '<option value="lstm, training">lstm, training</option>' in text
+    assert text.count('<td data-value="-1.0">–</td>') == 8
+
+
+def load_trained(config):
+    """Train, and say what with."""
+    train(config, show=quiet)
+    return load_config(Path(config.run))
 
 
 def test_a_monitor_is_quoted_with_what_it_said_last():
@@ -323,18 +353,18 @@ def contrast(one, other):
     return (high + 0.05) / (low + 0.05)
 
 
-def test_a_demo_replaces_an_earlier_run_but_nothing_else(tmp_path, capsys):
-    _make_room(tmp_path / "nothing")
-    run = tmp_path / "run"
-    train(tiny(run, steps=UPDATE), show=quiet)
-    _make_room(run)
-    assert not run.exists()
-    assert f"Replacing the earlier run in {run}." in capsys.readouterr().out
-    (tmp_path / "precious").mkdir()
-    (tmp_path / "precious" / "thesis.tex").touch()
-    with pytest.raises(ConfigError, match="holds no run; choose another --run"):
+def test_a_demo_replaces_an_earlier_one_but_nothing_else(tmp_path, capsys):
+    demonstrated = tmp_path / "runs" / "demo"
+    _make_room(demonstrated)
+    train(tiny(demonstrated, steps=UPDATE), show=quiet)
+    _make_room(demonstrated)
+    assert not (demonstrated / "metrics.csv").exists()
+    assert f"Replacing the earlier demo in {demonstrated}." in capsys.readouterr().out
+    train(tiny(tmp_path / "precious", steps=UPDATE), show=quiet)
+    kept = sorted(path.name for path in (tmp_path / "precious").iterdir())
+    with pytest.raises(ConfigError, match="holds something else than an earlier demo; choose another --run"):
         _make_room(tmp_path / "precious")
-    assert (tmp_path / "precious" / "thesis.tex").exists()
+    assert sorted(path.name for path in (tmp_path / "precious").iterdir()) == kept
 
 
 @pytest.mark.slow

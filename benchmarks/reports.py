@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from esper_agent import files
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -23,8 +24,7 @@ def write_json(path: Path, benchmark: str, settings: Mapping[str, Any], rows: Se
         "machine": machine() | {"torch": torch.__version__, "numpy": np.__version__},
         "rows": [dict(row) for row in rows],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    files.write_json(path, report)
 
 
 def machine() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, so that a process may be killed at any moment."""
+"""Files that appear whole or not at all, so that a process may be killed at any moment, and folders of one's own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-UNFINISHED = ".unfinished"
+from esper_env.config import ConfigError
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: folders are not locked there
+    fcntl = None  # type: ignore[assignment]
+
+UNFINISHED, LOCK = ".unfinished", ".lock"
 
 
 def beside(path: Path) -> Path:
@@ -32,7 +39,12 @@ def replacing(path: Path) -> Iterator[TextIO]:
 @contextmanager
 def replacing_bytes(path: Path) -> Iterator[BinaryIO]:
     """The same for a file of bytes."""
+    path = path.resolve()  # a link stays one
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            yield file  # a pipe or a device is never whole
+        return
     temporary = beside(path)
     try:
         with temporary.open("wb") as file:
@@ -48,3 +60,22 @@ def write_json(path: Path, content: Any) -> None:
     """Write plain data."""
     with replacing(path) as file:
         file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Keep other processes out of a folder, as long as they ask; a process that dies lets go of it.
+
+    Raises:
+        ConfigError: when another process is in it, unless this one is to wait until it has gone.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError as error:
+                raise ConfigError(
+                    f"Another process is working in {folder}: wait until it has ended, or choose another folder."
+                ) from error
+        yield

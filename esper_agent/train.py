@@ -15,7 +15,7 @@ from typing import Any
 
 from esper_agent import checkpoint
 from esper_agent.failures import require_writable
-from esper_agent.files import replacing
+from esper_agent.files import locked, replacing
 from esper_agent.loggers import EpisodesFile, MetricsFile, Services, require_services
 from esper_agent.metrics import Metrics, rollout_metrics, warnings
 from esper_agent.runs import (
@@ -207,7 +207,7 @@ def train(
     deadline = time.monotonic() + budget
     require_services(config.loggers)
     check_folder(Path(config.run), resume=resume)  # before any process is started
-    with one_thread(), closing(Training(config)) as training:
+    with one_thread(), closing(Training(config)) as training, locked(training.folder):
         training.open(resume=resume)
         with (
             interruptible() as interrupted,

@@ -9,14 +9,13 @@ import csv
 import gzip
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from esper_agent.evaluate import COLUMNS, Episode
-from esper_agent.files import replacing, replacing_bytes
+from esper_agent.evaluate import Episode, write_csv
+from esper_agent.files import replacing_bytes
 from esper_env.actions import ACTION_HEADS
 from esper_env.arrays import Ints
 from esper_env.config import ConfigError
@@ -51,11 +50,8 @@ def decode(words: str) -> Ints:
 
 
 def write_episodes(path: Path, episodes: Iterable[Episode]) -> None:
-    """Write rows in the order of their seeds. Floats are written so that they read back as the same bits."""
-    with replacing(path) as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(episode) for episode in sorted(episodes, key=key))
+    """Write rows in the order of their seeds."""
+    write_csv(path, sorted(episodes, key=key))
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.reports import RESULTS
 from benchmarks.suite.protocol import LATE
 from benchmarks.suite.recordings import (
+    Key,
     read_actions,
     read_table,
     write_actions,
@@ -21,12 +22,12 @@ from benchmarks.suite.recordings import (
 from benchmarks.suite.runs import Run
 from benchmarks.suite.static import Point, read_points
 from esper_agent.evaluate import Episode, read_episodes
-from esper_agent.files import write_json
+from esper_agent.files import locked, write_json
 from esper_agent.loggers import read_metrics
 from esper_env.arrays import Ints
 from esper_env.config import ConfigError
 
-__all__ = ["RESULTS", "Agent", "publish", "read_agents"]
+__all__ = ["RESULTS", "Agent", "publish", "put", "read_agents"]
 
 MANIFEST = "agent.json"
 RETURN = "episode/objective_return"
@@ -95,24 +96,62 @@ def read_agent(folder: Path) -> Agent:
 
 
 def publish(run: Run, results: Path = RESULTS) -> None:
-    """Put a finished run among the results, in place of an earlier one of the same task and seed.
-
-    What the agent handed in under another version of the protocol goes.
-    """
-    folder = results / run.label
+    """Put a finished run among the results, in place of an earlier one of the same task and seed."""
     episodes, actions = run.results()  # before anything goes, for they may not be whole
-    remove_other_versions(folder, run.version)
-    rows, recorded = folder / f"{run.task}.csv", folder / f"{run.task}.actions.csv.gz"
-    others = [row for row in (read_episodes(rows) if rows.exists() else []) if row.training_seed != run.seed]
+    share = run.steps / run.full_steps if run.full_steps else 1.0
+    origin = {"steps": run.steps, "share_of_steps": share, "settings": dict(run.settings), "sessions": run.sessions()}
+    about = {
+        "agent": run.label,
+        "summary": run.contestant.summary,
+        "protocol": run.version,
+        "plans": run.contestant.plans,
+        "static": run.contestant.kind == "static",
+    }
+    with locked(results, wait=True):
+        folder = put(results, about, run.task, run.seed, origin | run.noted_temperature(), episodes, actions)
+        _publish_curve(run, folder / f"{run.task}.curves.csv.gz")
+        if (run.folder / "curve.csv.gz").exists():
+            shutil.copyfile(run.folder / "curve.csv.gz", folder / f"{run.task}.curve.csv.gz")
+
+
+def put(
+    results: Path,
+    about: Mapping[str, Any],
+    task: str,
+    training_seed: int,
+    origin: Mapping[str, Any],
+    episodes: Sequence[Episode],
+    actions: Mapping[Key, Ints],
+) -> Path:
+    """Put an agent's held-out episodes among the results, in place of those of the same task and training seed.
+
+    What the agent handed in under another version of the protocol goes. Whoever calls holds the lock of `results`.
+
+    Args:
+        results: folder of results.
+        about: the head of the agent's manifest.
+        task: of the protocol.
+        training_seed: of the training that played, -1 where there was none.
+        origin: where the episodes came from, for the manifest.
+        episodes: what was reached in them.
+        actions: what was done in them; none for a static network.
+
+    Returns:
+        The agent's folder.
+    """
+    folder = results / str(about["agent"])
+    remove_other_versions(folder, about["protocol"])
+    manifest, rows, recorded = folder / MANIFEST, folder / f"{task}.csv", folder / f"{task}.actions.csv.gz"
+    others = [row for row in (read_episodes(rows) if rows.exists() else []) if row.training_seed != training_seed]
     if actions:
         kept = read_actions(recorded) if recorded.exists() else {}
-        write_actions(recorded, {k: taken for k, taken in kept.items() if k[0] != run.seed} | actions)
-    _publish_curve(run, folder / f"{run.task}.curves.csv.gz")
-    if (run.folder / "curve.csv.gz").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(run.folder / "curve.csv.gz", folder / f"{run.task}.curve.csv.gz")
-    _publish_manifest(run, folder / MANIFEST)
+        write_actions(recorded, {k: taken for k, taken in kept.items() if k[0] != training_seed} | dict(actions))
+    runs = json.loads(manifest.read_text())["runs"] if manifest.exists() else {}
+    runs.setdefault(task, {})[str(training_seed)] = dict(origin)
+    ordered = {name: dict(sorted(runs[name].items(), key=lambda item: int(item[0]))) for name in sorted(runs)}
+    write_json(manifest, dict(about) | {"runs": ordered})
     write_episodes(rows, [*others, *episodes])
+    return folder
 
 
 def remove_other_versions(folder: Path, version: int) -> None:
@@ -132,22 +171,3 @@ def _publish_curve(run: Run, path: Path) -> None:
     for row in read_metrics(source):
         rows.append({"training_seed": run.seed} | {name: row.get(name) or "" for name in CURVE_COLUMNS[1:]})
     write_table(path, CURVE_COLUMNS, sorted(rows, key=lambda row: (int(row["training_seed"]), float(row["steps"]))))
-
-
-def _publish_manifest(run: Run, path: Path) -> None:
-    runs = json.loads(path.read_text())["runs"] if path.exists() else {}
-    share = run.steps / run.full_steps if run.full_steps else 1.0
-    origin = {"steps": run.steps, "share_of_steps": share, "settings": dict(run.settings), "sessions": run.sessions()}
-    origin |= run.noted_temperature()
-    runs.setdefault(run.task, {})[str(run.seed)] = origin
-    write_json(
-        path,
-        {
-            "agent": run.label,
-            "summary": run.contestant.summary,
-            "protocol": run.version,
-            "plans": run.contestant.plans,
-            "static": run.contestant.kind == "static",
-            "runs": {task: dict(sorted(runs[task].items(), key=lambda item: int(item[0]))) for task in sorted(runs)},
-        },
-    )

@@ -13,6 +13,7 @@ from benchmarks.suite.protocol import PROTOCOL, Entry, Protocol, scaled, unscale
 from benchmarks.suite.results import RESULTS, publish
 from benchmarks.suite.runs import Run
 from benchmarks.suite.tuning import FOLDER, Search
+from esper_agent.files import locked
 from esper_env.config import ConfigError
 
 
@@ -101,8 +102,9 @@ class Runner:
                 return False
             begun = True  # however short the time: a session that does nothing would never come to an end
             show(f"{run.label} on {run.task}" + (f", seed {run.seed}" if run.seed >= 0 else ""))
-            run.open()
-            done = KINDS[run.contestant.kind](run, Work(threads, deadline, show))
+            with locked(run.folder):
+                run.open()
+                done = KINDS[run.contestant.kind](run, Work(threads, deadline, show))
             finished &= done
             if done:
                 publish(run, self.results)

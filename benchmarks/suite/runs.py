@@ -23,6 +23,8 @@ from esper_env.arrays import Ints
 from esper_env.config import ConfigError
 
 ROOT = Path(__file__).parents[2]
+DECISIVE = ("esper_env", "esper_agent", "benchmarks/suite/*.py", "pyproject.toml", "constraints.txt")
+"""What results depend on, of all that is in the repository."""
 PACKAGES = ("torch", "numpy", "gymnasium", "scikit-learn", "torchrl", "tensordict", "stable-baselines3", "sb3-contrib")
 
 
@@ -89,7 +91,7 @@ class Run:
             ConfigError: when the folder was begun as something else.
         """
         path, present = self.folder / "run.json", json.loads(json.dumps(self.describe()))
-        session = {"commit": commit(), "versions": versions(), "machine": machine()}
+        now = session()
         sessions: list[Any] = []
         if path.exists():
             begun = json.loads(path.read_text())
@@ -100,8 +102,8 @@ class Run:
                         f"{self.folder} was begun with {name} = {begun.get(name)!r} and cannot go on with {value!r}: "
                         "move it away, or choose another --runs."
                     )
-        if session not in sessions and not self.finished:
-            sessions.append(session)
+        if now not in sessions and not self.finished:
+            sessions.append(now)
         write_json(path, present | {"sessions": sessions})
 
     def note_temperature(self, chosen: float, tried: Mapping[float, float]) -> None:
@@ -136,14 +138,20 @@ class Run:
         return read_episodes(self.folder / "episodes.csv"), read_actions(actions) if actions.exists() else {}
 
 
+def session() -> dict[str, Any]:
+    """What results may depend on besides what a run is: commit, versions, machine."""
+    return {"commit": commit(), "versions": versions(), "machine": machine()}
+
+
 def commit() -> str:
-    """The commit of the working tree, marked where the tree differs from it."""
+    """The commit of the working tree, marked where what decides results differs from it."""
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
         return done.stdout.strip() if done.returncode == 0 else ""
 
-    return (git("rev-parse", "HEAD") or "unknown") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    changed = git("status", "--porcelain", "-uno", "--", *DECISIVE)
+    return (git("rev-parse", "HEAD") or "unknown") + ("+changes" if changed else "")
 
 
 def versions() -> dict[str, str]:

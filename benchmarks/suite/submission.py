@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 
-from benchmarks.reports import machine
 from benchmarks.suite import scaffold
 from benchmarks.suite.playing import play, with_planning
 from benchmarks.suite.protocol import PROTOCOL, Protocol
-from benchmarks.suite.recordings import key, read_actions, write_actions, write_episodes
-from benchmarks.suite.results import MANIFEST, RESULTS, remove_other_versions
-from benchmarks.suite.runs import commit, versions
-from esper_agent.evaluate import read_episodes
-from esper_agent.files import write_json
+from benchmarks.suite.recordings import key
+from benchmarks.suite.results import MANIFEST, RESULTS, put, read_agent
+from benchmarks.suite.runs import session
+from esper_agent.files import locked
 from esper_agent.spec import OBSERVATION_KEYS
 from esper_env.arrays import Bools, Ints
 from esper_env.config import ConfigError
@@ -95,25 +93,22 @@ def hand_in(
         temperature=temperature,
         threads=threads,
     )
-    folder = results / agent
-    remove_other_versions(folder, protocol.version)
-    path, rows, recorded = folder / MANIFEST, folder / f"{task}.csv", folder / f"{task}.actions.csv.gz"
-    others = [row for row in (read_episodes(rows) if rows.exists() else []) if row.training_seed != training_seed]
-    kept = {
-        k: taken for k, taken in (read_actions(recorded) if recorded.exists() else {}).items() if k[0] != training_seed
-    }
     mine = {key(episode): taken for episode, taken in zip(played.episodes, played.actions, strict=True)}
     episodes = with_planning(played.episodes, spent) if spent else played.episodes
-    manifest = json.loads(path.read_text()) if path.exists() else {"runs": {}}
-    session = {"commit": commit(), "versions": versions(), "machine": machine()}
-    manifest["runs"].setdefault(task, {})[str(training_seed)] = {
-        "steps": training_steps,
-        "temperature": temperature,
-        "sessions": [session],
-    }
-    about = {"agent": agent, "summary": summary or manifest.get("summary", ""), "protocol": protocol.version}
-    write_actions(recorded, kept | mine)
-    plans = bool(spent) or manifest.get("plans", False)
-    write_json(path, about | {"plans": plans, "static": False, "runs": manifest["runs"]})
-    write_episodes(rows, [*others, *episodes])
-    return folder
+    origin = {"steps": training_steps, "temperature": temperature, "sessions": [session()]}
+    with locked(results, wait=True):
+        before = _handed_in(results / agent, protocol.version)
+        about = {
+            "agent": agent,
+            "summary": summary or before.get("summary", ""),
+            "protocol": protocol.version,
+            "plans": bool(spent) or before.get("plans", False),
+            "static": False,
+        }
+        return put(results, about, task, training_seed, origin, episodes, mine)
+
+
+def _handed_in(folder: Path, version: int) -> Mapping[str, Any]:
+    """The manifest of what was handed in before, under the same version of the protocol."""
+    manifest = read_agent(folder).manifest if (folder / MANIFEST).exists() else {}
+    return manifest if manifest.get("protocol") == version else {}

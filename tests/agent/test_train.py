@@ -13,6 +13,7 @@ import torch
 
 from esper_agent import checkpoint, cli
 from esper_agent.config import PPOConfig
+from esper_agent.files import locked
 from esper_agent.learning import ppo
 from esper_agent.loggers import read_metrics
 from esper_agent.policies import registry
@@ -306,6 +307,12 @@ def test_a_run_is_continued_but_never_overwritten(trained):
     with pytest.raises(ConfigError, match=r"holds a run already: continue it with --resume"):
         train(tiny(trained), show=quiet)
     assert same(before, last(trained))
+
+
+def test_a_run_is_not_begun_twice_at_the_same_time(tmp_path):
+    with locked(tmp_path), pytest.raises(ConfigError, match="Another process is working in"):
+        train(tiny(tmp_path), show=quiet)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,14 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from benchmarks.suite import contestants, maskable, runs, tuning
+from benchmarks.suite import contestants, maskable, results, runs, tuning
 from benchmarks.suite.maskable import load_maskable
 from benchmarks.suite.protocol import HELD_OUT_SEED
 from benchmarks.suite.recordings import read_actions
 from benchmarks.suite.results import read_agent, remove_other_versions
 from benchmarks.suite.script import Script
 from esper_agent.evaluate import COLUMNS, evaluate, read_episodes
+from esper_agent.files import LOCK, locked
 from esper_agent.loggers import read_metrics
 from esper_agent.policies.registry import create_policy
 from esper_agent.runs import HOST_SEEDS, load_policy
@@ -69,9 +70,8 @@ def test_a_run_folder_holds_what_it_is_and_where_it_came_from(whole):
     assert len(session["commit"].removesuffix("+changes")) == 40
     assert session["versions"]["torch"] == torch.__version__
     assert session["machine"]["processor"]
-    files = {
-        str(p.relative_to(whole / "runs/digits/lstm/seed0")) for p in (whole / "runs/digits/lstm/seed0").rglob("*.*")
-    }
+    folder = whole / "runs/digits/lstm/seed0"
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*.*") if path.name != LOCK}
     assert files == {
         "run.json",
         "episodes.csv",
@@ -286,6 +286,24 @@ def test_what_must_be_tuned_first_is_known(tmp_path):
     assert not any(made.untuned(entry) for entry in TINY.entries)
     changed = replace(made, protocol=replace(TINY, version=TINY.version + 1, tuned_since=TINY.version + 1))
     assert any(changed.untuned(entry) for entry in TINY.entries)
+
+
+def test_a_run_is_worked_on_and_results_are_written_by_one_process_at_a_time(tmp_path, monkeypatch):
+    made = runner(tmp_path)
+    with locked(made.run(TINY.entry("wait", "digits"), -1).folder), pytest.raises(ConfigError, match="Another process"):
+        made.work(["wait"], show=quiet)
+    held = []
+    monkeypatch.setattr(results, "write_episodes", lambda path, rows: held.append(is_locked(path.parents[1])))
+    made.work(["wait"], show=quiet)
+    assert held == [True]
+
+
+def is_locked(folder):
+    try:
+        with locked(folder):
+            return False
+    except ConfigError:
+        return True
 
 
 # Tuning

@@ -74,8 +74,6 @@ def sentence(box: str) -> str:
         return f"{missing[1]} needs {missing[2]}: {' '.join(missing[3].split())}"
     first = " ".join(first.split())
     text = re.sub(r"^(Error parsing )?(__tyro-dummy-inner__[^:]*: |\[\{.*?\}\]: )?", "", first)
-    # What stands without a flag is named by its field, and by those that it is in.
-    text = re.sub(r"argument '(?:\w+\.)*(\w+)'", lambda found: f"argument {found[1].upper()}", text)
     text = text or "This is no command of esper."
     return text if text.endswith((".", ")")) else f"{text}."
 

@@ -120,7 +120,7 @@ def test_the_command_that_goes_on_can_be_pasted_whatever_the_folder_is_called(mo
         (("train", "--ppo.baseline", "none"), "error: Unknown baseline 'none'."),
         (("train", "--resume", "--run"), "Missing value for argument '--run'."),
         (("train", "--run"), "Missing value for argument '--run'."),
-        (("bench", "validate", "--threads", "1"), "Missing value for argument FOLDER."),
+        (("bench", "validate", "--threads", "1"), "esper bench validate needs PATH: The agent's results"),
         (("train", "--resume=3"), "Nothing is expected where '3' stands."),
         (("report",), "error: esper report needs PATH: Folder of the run. To see what"),
         ((), "Expected one of {train, evaluate, play, report, list, doctor, demo, bench}. To see what there is: esper"),

@@ -166,8 +166,6 @@ def _outcome(here: Field | None, comparison: Comparison, task: str, other: str, 
         return Outcome(comparison, task, quantity, other)
     rows = here.against(agent, other)
     ours, theirs = here.scores(agent, quantity), by_training(rows, quantity)
-    # One network of `big` for a held-out seed stands against every training of the agent, an epoch earlier or later.
-    alike = bool(here.agents[other].points(task))
     seeds = [{row.evaluation_seed for row in played} for played in (here.rows[agent], rows)]
     return Outcome(
         comparison,
@@ -175,8 +173,8 @@ def _outcome(here: Field | None, comparison: Comparison, task: str, other: str, 
         quantity,
         other,
         interquartile_mean(ours),
-        interquartile_mean(theirs, alike=alike),
-        improvement_probability(ours, theirs, alike=alike),
+        interquartile_mean(theirs),
+        improvement_probability(ours, theirs),
         paired_difference(ours, theirs) if seeds[0] == seeds[1] else None,
     )
 

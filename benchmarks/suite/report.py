@@ -54,8 +54,8 @@ def _head(fields: Mapping[str, Field], protocol: Protocol, notes: Path) -> str:
         "[benchmarks/suite/protocol.py](../benchmarks/suite/protocol.py). "
         "[How to enter](../benchmarks/suite/SUBMISSION.md)."
         + (" Text beside the tables is taken from `benchmarks/results/notes`." if notes.exists() else ""),
-        "Estimates are interquartile means over held-out episodes, with 95 % bootstrap intervals that resample the "
-        "trainings first and then the episodes of each. The last checkpoint of a training plays, "
+        "Estimates are interquartile means over held-out episodes, with 95 % bootstrap intervals that resample both "
+        "the trainings and the held-out seeds, which are the same for all. The last checkpoint of a training plays, "
         + _temperatures(protocol.temperatures),
     ]
     if (notes / "attempts.md").exists():

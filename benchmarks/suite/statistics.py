@@ -1,8 +1,9 @@
 """Interquartile means with bootstrap intervals, probabilities of improvement, and differences on the same seeds.
 
 What Agarwal et al. (2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice") recommend. Episodes
-of one training are not independent: a resample draws trainings first, then episodes within each of them, so that the
-interval speaks of another training as well as of other episodes. Tasks are strata: each is resampled on its own.
+of one training are not independent, nor are those of one held-out seed, which every training plays: a resample draws
+trainings and seeds, each by themselves, so that the interval speaks of other trainings as well as of other seeds (Owen
+2007, "The pigeonhole bootstrap": rather too wide than too narrow). Tasks are strata: each is resampled on its own.
 """
 
 from __future__ import annotations
@@ -34,50 +35,40 @@ def iqm(scores: Floats) -> Floats:
     return np.asarray(ordered[..., cut : ordered.shape[-1] - cut].mean(-1))
 
 
-def resample(
-    runs: Sequence[Floats], rng: np.random.Generator, resamples: int = RESAMPLES, *, alike: bool = False
-) -> Floats:
-    """Resamples `[resamples, scores]` of runs with as many scores each: runs first, then scores within them.
-
-    Where runs are `alike`, so that scores in the same place are hardly more than one, the same places are drawn of all.
-    """
+def resample(runs: Sequence[Floats], rng: np.random.Generator, resamples: int = RESAMPLES) -> Floats:
+    """Resamples `[resamples, scores]` of runs with as many scores each: some of the runs, the same places of each."""
     table = np.stack([np.asarray(run, float) for run in runs])
     count, length = table.shape
     chosen = rng.integers(count, size=(resamples, count, 1))
-    within = rng.integers(length, size=(resamples, 1 if alike else count, length))
+    within = rng.integers(length, size=(resamples, 1, length))
     return np.asarray(table[chosen, within].reshape(resamples, -1))
 
 
-def interquartile_mean(runs: Sequence[Floats], *, alike: bool = False, seed: int = 0) -> Interval:
+def interquartile_mean(runs: Sequence[Floats], *, seed: int = 0) -> Interval:
     """The IQM of all scores of an agent on one task; `runs` holds the scores of each training."""
-    return aggregate([runs], alike=alike, seed=seed)
+    return aggregate([runs], seed=seed)
 
 
-def aggregate(tasks: Sequence[Sequence[Floats]], *, alike: bool = False, seed: int = 0) -> Interval:
+def aggregate(tasks: Sequence[Sequence[Floats]], *, seed: int = 0) -> Interval:
     """The IQM over tasks whose scores are comparable, each resampled on its own."""
     rng = np.random.default_rng(seed)
     value = float(iqm(np.concatenate([np.concatenate(runs) for runs in tasks])))
-    samples = iqm(np.concatenate([resample(runs, rng, alike=alike) for runs in tasks], 1))
+    samples = iqm(np.concatenate([resample(runs, rng) for runs in tasks], 1))
     return Interval(value, *_bounds(samples))
 
 
-def improvement_probability(
-    ours: Sequence[Floats], theirs: Sequence[Floats], *, alike: bool = False, seed: int = 0
-) -> Interval:
-    """How likely a random score of ours is above a random one of theirs, ties counting half (Mann and Whitney).
-
-    `alike` is said of theirs.
-    """
+def improvement_probability(ours: Sequence[Floats], theirs: Sequence[Floats], *, seed: int = 0) -> Interval:
+    """How likely a random score of ours is above a random one of theirs, ties counting half (Mann and Whitney)."""
     rng = np.random.default_rng(seed)
     value = _above(np.concatenate(ours)[None], np.concatenate(theirs)[None])
-    samples = _above(resample(ours, rng), resample(theirs, rng, alike=alike))
+    samples = _above(resample(ours, rng), resample(theirs, rng))
     return Interval(float(value[0]), *_bounds(samples))
 
 
 def paired_difference(ours: Sequence[Floats], theirs: Sequence[Floats], *, seed: int = 0) -> Interval:
     """Mean of ours less that of theirs, when scores in the same place were got from the same held-out seed.
 
-    Trainings of both are resampled as above, but the held-out seeds of both together: how hard a seed is cancels.
+    The held-out seeds of both are drawn together: how hard a seed is cancels.
     """
     rng = np.random.default_rng(seed)
     tables = [np.stack([np.asarray(run, float) for run in runs]) for runs in (ours, theirs)]

@@ -20,15 +20,15 @@ def test_the_interquartile_mean_is_scipys_trimmed_mean(count):
     np.testing.assert_allclose(iqm(scores), stats.trim_mean(scores, 0.25, axis=1))
 
 
-def test_a_resample_draws_trainings_then_episodes_within_them_as_a_plain_loop_does():
+def test_a_resample_draws_trainings_and_the_seeds_of_all_of_them_as_a_plain_loop_does():
     runs = [RNG.normal(run, 1, 4) for run in range(3)]
     rng, found = np.random.default_rng(1), []
-    chosen, within = rng.integers(3, size=(20, 3, 1)), rng.integers(4, size=(20, 3, 4))
+    chosen, within = rng.integers(3, size=(20, 3, 1)), rng.integers(4, size=(20, 1, 4))
     for i in range(20):
         found.append([])
         for j in range(3):
             for k in range(4):
-                found[-1].append(runs[chosen[i, j, 0]][within[i, j, k]])
+                found[-1].append(runs[chosen[i, j, 0]][within[i, 0, k]])
     np.testing.assert_array_equal(resample(runs, np.random.default_rng(1), 20), found)
 
 
@@ -53,23 +53,25 @@ def test_trainings_that_differ_widen_the_interval():
     assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
 
 
-def test_an_interval_holds_the_truth_about_as_often_as_it_says():
+@pytest.mark.parametrize(("trainings", "of_training", "of_seed"), [(1, 0.0, 0.0), (5, 0.0, 1.0), (5, 1.0, 1.0)])
+def test_an_interval_holds_the_truth_about_as_often_as_it_says(trainings, of_training, of_seed):
     held = 0
     for trial in range(200):
-        scores = np.random.default_rng((7, trial)).normal(1.0, 2.0, 40)
-        interval = interquartile_mean([scores], seed=trial)
+        rng = np.random.default_rng((7, trial))
+        training, seed = rng.normal(0, of_training, (trainings, 1)), rng.normal(0, of_seed, 40)
+        scores = 1.0 + training + seed + rng.normal(0, 2.0, (trainings, 40))
+        interval = interquartile_mean(list(scores), seed=trial)
         held += interval.low <= 1.0 <= interval.high
-    assert 0.88 <= held / 200 <= 0.99
+    # Five trainings are few to draw from, as they are to know from.
+    assert (0.8 if of_training else 0.88) <= held / 200 <= 0.99
 
 
-def test_runs_that_are_alike_leave_an_interval_as_wide_as_one_of_them_does():
+def test_seeds_that_are_hard_for_every_training_leave_an_interval_as_wide_as_one_training_does():
     scores = RNG.normal(0, 1, 50)
     copies, ours = [scores] * 5, [RNG.normal(1, 1, 1_000)]
-    for measure in (interquartile_mean, lambda runs, **options: improvement_probability(ours, runs, **options)):
-        one, alike, apart = measure([scores]), measure(copies, alike=True), measure(copies)
-        assert alike.value == apart.value
-        assert alike.high - alike.low == pytest.approx(one.high - one.low, rel=0.15)
-        assert apart.high - apart.low < 0.85 * (one.high - one.low)
+    for measure in (interquartile_mean, lambda runs: improvement_probability(ours, runs)):
+        one, all_alike = measure([scores]), measure(copies)
+        assert all_alike.high - all_alike.low == pytest.approx(one.high - one.low, rel=0.15)
 
 
 def test_tasks_are_resampled_each_on_its_own():

@@ -52,5 +52,7 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         if package in ("torchrl", "tensordict"):
-            raise ImportError(f"{package} is not installed; the agent needs it: pip install 'esper[agent]'") from error
+            raise ImportError(
+                f"{package} is not installed; the agent needs it: pip install 'esper-env[agent]'"
+            ) from error
         raise

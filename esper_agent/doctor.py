@@ -43,7 +43,7 @@ def missing_extra(error: ModuleNotFoundError) -> str | None:
     """How to get the package that was not found; None where no extra brings it."""
     package = (error.name or "").partition(".")[0]
     extra = next((extra for extra, packages in EXTRAS.items() if extra and package in packages), None)
-    return extra and f"{package} is not installed; to have it: pip install 'esper[{extra}]'"
+    return extra and f"{package} is not installed; to have it: pip install 'esper-env[{extra}]'"
 
 
 def group_norm_crashes() -> bool:
@@ -55,7 +55,7 @@ def group_norm_crashes() -> bool:
 def examine() -> tuple[str, bool]:
     """What there is to report, and whether Esper and its agent can run."""
     system = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
-    lines = [f"esper {version('esper') or 'from its sources'}, {system}", ""]
+    lines = [f"esper {version('esper-env') or 'from its sources'}, {system}", ""]
     lines += [f"{package:<18}{version(package) or 'missing'}" for extra in EXTRAS.values() for package in extra]
     lines += [f"{package:<18}{version(package) or 'missing'}" for package in LOGGERS]
     missing = {extra: [p for p in packages if version(p) is None] for extra, packages in EXTRAS.items()}
@@ -72,7 +72,7 @@ def examine() -> tuple[str, bool]:
 
 
 def _install(extra: str, packages: list[str]) -> str:
-    return f"pip install 'esper[{extra}]'" if extra else f"pip install {' '.join(packages)}"
+    return f"pip install 'esper-env[{extra}]'" if extra else f"pip install {' '.join(packages)}"
 
 
 def _machine() -> list[str]:

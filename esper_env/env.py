@@ -178,7 +178,7 @@ val_samples |
     | download | False | may missing data be fetched? |
     | device | "cpu" | torch device |
     | render_mode | None | "human" shows pictures in a window, or text in the terminal where there is no display; \
-"rgb_array" returns pictures (both need Pillow: `pip install 'esper[render]'`); "ansi" returns text |
+"rgb_array" returns pictures (both need Pillow: `pip install 'esper-env[render]'`); "ansi" returns text |
 
     On one machine the same seed and actions give the same trajectory bit for bit, also after another `reset`, in
     another process, from `fork()` and from `set_state`.

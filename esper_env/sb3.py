@@ -13,7 +13,7 @@ try:
     from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        "esper_env.sb3 needs stable-baselines3: pip install 'esper[compat]'.", name=error.name
+        "esper_env.sb3 needs stable-baselines3: pip install 'esper-env[compat]'.", name=error.name
     ) from error
 
 from esper_env.arrays import Ints

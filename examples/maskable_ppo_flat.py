@@ -1,6 +1,6 @@
 """MaskablePPO with one flat action: every legal combination of heads is a number, and the mask is exact.
 
-    pip install "esper[compat]"
+    pip install "esper-env[compat]"
     python examples/maskable_ppo_flat.py
 
 For agents that know one discrete action only. Nothing they pick runs as WAIT unasked, but what they learn of one

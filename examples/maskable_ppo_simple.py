@@ -1,6 +1,6 @@
 """MaskablePPO on one environment, in a dozen lines: it finds `action_masks()` by itself.
 
-    pip install "esper[compat]"
+    pip install "esper-env[compat]"
     python examples/maskable_ppo_simple.py
 
 `maskable_ppo.py` does the same on a stack of hosts, where a step costs less.

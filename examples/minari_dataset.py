@@ -71,7 +71,7 @@ def main():
         author_email="you@example.org",
         code_permalink="https://example.org",
         description="A script plants a seed in every slot and keeps it.",
-        requirements=["esper"],
+        requirements=["esper-env"],
     )
     first = dataset[0]
     print(f"{dataset.total_episodes} episodes, {dataset.total_steps} steps, in {dataset.storage.data_path}")

@@ -1,6 +1,6 @@
 """Search hyperparameters of the agent with Optuna; bad trials are stopped early.
 
-    pip install "esper[agent]" optuna
+    pip install "esper-env[agent]" optuna
     OMP_NUM_THREADS=1 python examples/optuna_sweep.py --trials 20
 
 Trials are kept in runs/sweep/study.db, so that the same command goes on, and several processes share the work.

@@ -31,9 +31,9 @@ try:
     gym.make("esper_env:Esper-Seed-v0", render_mode="rgb_array")
 except ModuleNotFoundError as error:
     refusal = str(error)
-assert "pip install 'esper[render]'" in refusal, refusal
+assert "pip install 'esper-env[render]'" in refusal, refusal
 
 command = subprocess.run([sys.executable, "-I", "-m", "esper_agent", "--help"], capture_output=True, text=True)
 assert command.returncode == 1
-assert "pip install 'esper[agent]'" in command.stderr, command.stderr
+assert "pip install 'esper-env[agent]'" in command.stderr, command.stderr
 print("The core works alone.")

@@ -215,4 +215,4 @@ def _import_ray() -> Any:
     try:
         return import_module("ray")
     except ModuleNotFoundError as error:
-        raise ImportError("ray is not installed; the ray backend needs it: pip install 'esper[ray]'") from error
+        raise ImportError("ray is not installed; the ray backend needs it: pip install 'esper-env[ray]'") from error

@@ -13,7 +13,7 @@ import numpy.typing as npt
 try:
     from PIL import Image, ImageDraw, ImageFont
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("Pictures need Pillow: pip install 'esper[render]'.", name=error.name) from error
+    raise ModuleNotFoundError("Pictures need Pillow: pip install 'esper-env[render]'.", name=error.name) from error
 
 from esper_env.lifecycle.stages import BLENDED, COOLDOWN, PRESENT, Stage
 from esper_env.render.colours import (

@@ -140,7 +140,7 @@ def _download(root: Path) -> None:
     except ImportError as error:
         raise ConfigError(
             f"download=True fetches CIFAR-10 through torchvision, which is not installed: pip install "
-            f"'esper[data]', or unpack {LAYOUTS[0].archive} from {PAGE} into {root} yourself."
+            f"'esper-env[data]', or unpack {LAYOUTS[0].archive} from {PAGE} into {root} yourself."
         ) from error
     except RuntimeError as error:  # what a torchvision raises that was built for another torch
         raise ConfigError(

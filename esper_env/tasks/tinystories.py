@@ -121,7 +121,7 @@ def _encoder(path: Path) -> Any:
         tokenizers = importlib.import_module("tokenizers")
     except ImportError as error:
         raise ConfigError(
-            "Tokens of GPT-2 need the package tokenizers: pip install 'esper[data]', or use task='tinystories', where "
+            "Tokens of GPT-2 need the package tokenizers: pip install 'esper-env[data]', or use task='tinystories', where "
             "every byte is a token."
         ) from error
     try:

@@ -235,7 +235,7 @@ def test_the_doctor_names_versions_and_what_is_missing(capsys, monkeypatch):
         assert words in said
     monkeypatch.setitem(doctor.EXTRAS, "agent", ("torchrl", "no-such-package"))
     assert cli.run(["doctor"]) == 1
-    assert "Missing: no-such-package. Install with: pip install 'esper[agent]'" in capsys.readouterr().out
+    assert "Missing: no-such-package. Install with: pip install 'esper-env[agent]'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("statement", "crashes"), [("pass", False), ("import os; os.kill(os.getpid(), 11)", True)])
@@ -248,14 +248,14 @@ def test_a_missing_extra_is_named():
     code = "import sys; sys.modules['tyro'] = None; from esper_agent.__main__ import main; sys.exit(main())"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 1
-    assert result.stderr == "error: tyro is not installed; to have it: pip install 'esper[agent]'\n"
+    assert result.stderr == "error: tyro is not installed; to have it: pip install 'esper-env[agent]'\n"
 
 
 def test_a_missing_package_of_an_extra_is_named_by_every_command():
     code = "import sys; sys.modules['tensordict'] = None; from esper_agent.__main__ import main; sys.exit(main())"
     for words in (["list", "policies"], ["evaluate", "--policy", "wait"]):
         result = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
-        assert result.stderr == "error: tensordict is not installed; to have it: pip install 'esper[agent]'\n"
+        assert result.stderr == "error: tensordict is not installed; to have it: pip install 'esper-env[agent]'\n"
         assert result.returncode == 1
 
 

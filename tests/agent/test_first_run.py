@@ -220,7 +220,7 @@ def test_an_error_of_the_system_names_the_file(file):
 
 
 def test_a_missing_extra_that_is_named_already_is_not_named_by_its_type():
-    error = ImportError("ray is not installed; the ray backend needs it: pip install 'esper[ray]'")
+    error = ImportError("ray is not installed; the ray backend needs it: pip install 'esper-env[ray]'")
     assert cause(error) == str(error)
 
 

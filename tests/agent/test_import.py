@@ -13,7 +13,9 @@ def test_importing_the_package_and_the_spec_needs_no_torch():
 
 def test_a_missing_extra_is_named():
     result = run("import sys; sys.modules['tensordict'] = None; import esper_agent; esper_agent.create_policy")
-    assert "ImportError: tensordict is not installed; the agent needs it: pip install 'esper[agent]'" in result.stderr
+    assert (
+        "ImportError: tensordict is not installed; the agent needs it: pip install 'esper-env[agent]'" in result.stderr
+    )
 
 
 def test_every_public_name_is_there():

@@ -20,7 +20,7 @@ def needs_ray(test):
     try:
         import ray  # noqa: F401
     except ModuleNotFoundError:
-        return pytest.mark.skip(reason="needs the extra ray: pip install 'esper[ray]'")(test)
+        return pytest.mark.skip(reason="needs the extra ray: pip install 'esper-env[ray]'")(test)
     return pytest.mark.slow(pytest.mark.filterwarnings("default")(test))
 
 

@@ -46,7 +46,7 @@ def test_a_dataset_holds_what_was_played_and_its_environment_plays_it_again(tmp_
         author_email="a@example.org",
         code_permalink="https://example.org",
         description="Random play.",
-        requirements=["esper"],
+        requirements=["esper-env"],
     )
     dataset = minari.load_dataset("esper/test-v0")
     assert (dataset.total_episodes, dataset.total_steps) == (2, 8)

@@ -194,7 +194,7 @@ def test_a_missing_pillow_is_an_error_that_names_the_extra():
         "    except ModuleNotFoundError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
-    assert done.stdout.count("pip install 'esper[render]'") == 2
+    assert done.stdout.count("pip install 'esper-env[render]'") == 2
 
 
 def test_a_viewer_that_has_seen_nothing_says_so():

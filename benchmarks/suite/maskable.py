@@ -31,8 +31,9 @@ from esper_env.config import ConfigError
 from esper_env.sb3 import SeedVecEnv
 
 CHECKPOINT = "checkpoint.pt"
-ROLLOUT = 2_048
-"""Steps of a rollout, all environments together: what the defaults are with a single environment."""
+ROLLOUT = 1_600
+"""Steps of a rollout, all environments together: next to the 2,048 that a single environment has by default, of which
+no whole number makes up the steps of the protocol."""
 COLUMNS = ("steps", "episodes", "episode/objective_return")
 
 

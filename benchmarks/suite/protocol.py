@@ -197,7 +197,7 @@ CONTESTANTS = (
         plans=True,
     ),
     Contestant("big", "static", "a network of the fully grown size, trained from the start"),
-    Contestant("maskable-ppo", "maskable", "sb3-contrib's MaskablePPO with its defaults, 2,048 steps a rollout"),
+    Contestant("maskable-ppo", "maskable", "sb3-contrib's MaskablePPO with its defaults, 1,600 steps a rollout"),
     Contestant("maskable-ppo-tuned", "maskable", "the same with tuned settings", grid="maskable", tuned_on="digits"),
     Contestant("mlp", "esper", "our PPO, a policy without memory", {"policy": "mlp"}),
     Contestant(

@@ -197,7 +197,7 @@ def _judge_script(settings: Settings, env: Mapping[str, Any], protocol: Protocol
 
 MASKABLE_STAGES: tuple[Stage, ...] = (
     (("learning_rate", (3e-4, 5e-4, 1e-3)), ("ent_coef", (0.0, 0.01))),
-    (("batch_size", (64, 160, 400)), ("rollout", (800, 1_600, 3_200))),
+    (("batch_size", (80, 200, 400)), ("rollout", (800, 2_000, 4_000))),
     (("net_arch", ([64, 64], [128, 128], [256, 256])),),
     (("gae_lambda", (0.95, 1.0)),),
 )
@@ -238,8 +238,8 @@ GRIDS = {
             "n_epochs": 6,
             "learning_rate": 5e-4,
             "ent_coef": 0.01,
-            "batch_size": 160,
-            "rollout": 1_600,
+            "batch_size": 200,
+            "rollout": 2_000,
             "net_arch": [128, 128],
         },
         lambda slots: MASKABLE_STAGES,

@@ -4,6 +4,7 @@ import pytest
 from gymnasium.utils import seeding
 
 from benchmarks.suite.contestants import KINDS
+from benchmarks.suite.maskable import ROLLOUT
 from benchmarks.suite.protocol import (
     GOALS,
     HELD_OUT_SEED,
@@ -14,7 +15,7 @@ from benchmarks.suite.protocol import (
     scaled,
     unscaled,
 )
-from benchmarks.suite.tuning import GRIDS, TUNING_TRAINING_SEED
+from benchmarks.suite.tuning import GRIDS, MASKABLE_STAGES, TUNING_TRAINING_SEED
 from esper_agent import evaluate
 from esper_agent.metrics import METRICS
 from esper_agent.runs import HOST_SEEDS, SELECTION_SEED
@@ -84,6 +85,16 @@ def test_the_budgets_are_those_that_were_agreed():
     for entry in LEARNING:
         assert entry.seeds == ((0, 1, 2, 3, 4) if (entry.agent, entry.task) in tested else (0, 1, 2))
         assert entry.steps == 40_000
+
+
+def test_maskable_ppo_is_trained_and_tuned_for_exactly_the_steps_that_were_agreed():
+    choices = {name: set(values) for stage in MASKABLE_STAGES for name, values in stage}
+    start = GRIDS["maskable"].start
+    for rollout in {start["rollout"], *choices["rollout"]}:
+        assert PROTOCOL.entry("maskable-ppo-tuned", "digits").steps % rollout == PROTOCOL.tuning_steps % rollout == 0
+        assert rollout % PROTOCOL.num_envs == 0
+        assert all(rollout % batch == 0 for batch in {start["batch_size"], *choices["batch_size"]})
+    assert PROTOCOL.entry("maskable-ppo", "digits").steps % ROLLOUT == ROLLOUT % 64 == ROLLOUT % PROTOCOL.num_envs == 0
 
 
 def test_the_tables_cannot_be_changed_by_accident():

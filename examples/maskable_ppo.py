@@ -1,6 +1,6 @@
 """MaskablePPO on a stack of hosts: `SeedVecEnv` trains them all as one network.
 
-    pip install "esper-env[compat]"
+    pip install ".[compat]"
     OMP_NUM_THREADS=1 python examples/maskable_ppo.py
 
 The agent masks every head on its own, so it may ask for an op on a slot where it is not legal: that runs as WAIT, and

@@ -1,6 +1,6 @@
 """MaskablePPO with one flat action: every legal combination of heads is a number, and the mask is exact.
 
-    pip install "esper-env[compat]"
+    pip install ".[compat]"
     python examples/maskable_ppo_flat.py
 
 For agents that know one discrete action only. Nothing they pick runs as WAIT unasked, but what they learn of one
@@ -26,7 +26,14 @@ def main():
     env = FlatDiscrete(gym.make("esper_env:Esper-Seed-v0", **(small if args.smoke else {})))
     print(f"{env.action_space.n} actions; number 700 is {env.joint_actions.vectors[700].tolist()}")
     agent = MaskablePPO(
-        "MultiInputPolicy", env, n_steps=rollout, batch_size=rollout // 8, device="cpu", seed=1, verbose=1
+        "MultiInputPolicy",
+        env,
+        n_steps=rollout,
+        batch_size=rollout // 8,
+        gamma=0.995,  # the environment's: with another one the shaping would not cancel
+        device="cpu",
+        seed=1,
+        verbose=1,
     )
     agent.learn(2 * rollout if args.smoke else args.steps)
 

@@ -1,6 +1,6 @@
 """MaskablePPO on one environment, in a dozen lines: it finds `action_masks()` by itself.
 
-    pip install "esper-env[compat]"
+    pip install ".[compat]"
     python examples/maskable_ppo_simple.py
 
 `maskable_ppo.py` does the same on a stack of hosts, where a step costs less.
@@ -22,7 +22,14 @@ def main():
 
     env = gym.make("esper_env:Esper-Seed-v0", **(small if args.smoke else {}))
     agent = MaskablePPO(
-        "MultiInputPolicy", env, n_steps=rollout, batch_size=rollout // 8, device="cpu", seed=1, verbose=1
+        "MultiInputPolicy",
+        env,
+        n_steps=rollout,
+        batch_size=rollout // 8,
+        gamma=0.995,  # the environment's: with another one the shaping would not cancel
+        device="cpu",
+        seed=1,
+        verbose=1,
     )
     agent.learn(2 * rollout if args.smoke else args.steps)
 

@@ -1,6 +1,6 @@
 """Record episodes as a Minari dataset, for learning from data alone.
 
-    pip install esper "minari[hdf5]"
+    pip install . "minari[hdf5]"
     python examples/minari_dataset.py
 
 All hosts play at once; Minari's own `DataCollector` records one environment at a time, and needs JAX. The dataset is
@@ -16,7 +16,7 @@ from minari.data_collector import EpisodeBuffer
 
 from esper_env.testing import ScriptedGrower
 
-NAME = "esper/digits/scripted-v0"
+NAME, SMOKE = "esper/digits/scripted-v0", "esper/digits/smoke-v0"
 TOLD = ("objective_reward", "val_accuracy", "committed_accuracy", "stage", "alpha")
 """What of `info` is recorded; the masks are in the observation."""
 
@@ -55,14 +55,16 @@ def main():
     args = parser.parse_args()
     small = {"max_epochs": 6, "training": {"batches_per_epoch": 2, "val_samples": 64}}
     options = small if args.smoke else {}
-    episodes = 2 if args.smoke else args.episodes
+    name, episodes = (SMOKE, 2) if args.smoke else (NAME, args.episodes)
+    if SMOKE in minari.list_local_datasets():
+        minari.delete_dataset(SMOKE)
+    if name in minari.list_local_datasets():
+        parser.error(f"{name} has been recorded already; to record it anew, first: minari delete {name}")
 
     envs = gym.make_vec("esper_env:Esper-Seed-v0", episodes, "vector_entry_point", **options)
     env = gym.make("esper_env:Esper-Seed-v0", **options)
-    if NAME in minari.list_local_datasets():
-        minari.delete_dataset(NAME)
     dataset = minari.create_dataset_from_buffers(
-        NAME,
+        name,
         record(envs, episodes),
         env=env,
         eval_env=env,

@@ -1,6 +1,6 @@
 """Train on several machines with Ray: actors play there, this process learns.
 
-    pip install "esper-env[agent,ray]"                                  # the same versions everywhere
+    pip install ".[agent,ray]"                                  # the same versions everywhere
     ray start --head                                                # on the machine that learns
     ray start --address HEAD:6379                                   # on every other one
     OMP_NUM_THREADS=1 python examples/ray_cluster.py --address auto --workers 16

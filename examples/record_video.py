@@ -1,6 +1,6 @@
 """Record an episode as a video, with Gymnasium's own wrapper.
 
-    pip install "esper-env[render]" moviepy
+    pip install ".[render]" moviepy
     python examples/record_video.py
 
 The file is videos/episode-episode-0.mp4: 51 frames, four a second.

@@ -1,6 +1,6 @@
 """PPO of RLlib with an action-mask module.
 
-    pip install "esper-env[ray]" dm-tree lz4 ormsgpack pandas pyarrow pyyaml scipy tensorboardX
+    pip install ".[ray]" dm-tree lz4 ormsgpack pandas pyarrow pyyaml scipy tensorboardX
     OMP_NUM_THREADS=1 python examples/rllib_ppo.py
 
 `pip install "ray[rllib]"` instead would bring an older Gymnasium, which works as well. Every head is masked on its

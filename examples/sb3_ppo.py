@@ -1,6 +1,6 @@
 """Plain PPO of stable-baselines3, which knows no masks: illegal actions run as WAIT and it has to find out.
 
-    pip install "esper-env[compat]"
+    pip install ".[compat]"
     OMP_NUM_THREADS=1 python examples/sb3_ppo.py
 
 Compare it with `maskable_ppo.py`: this is what masks are worth.

@@ -1,6 +1,6 @@
 """Collect data with TorchRL's collector, from Esper's TorchRL environment and policy.
 
-    pip install "esper-env[agent]"
+    pip install ".[agent]"
     OMP_NUM_THREADS=1 python examples/torchrl_collector.py
 
 From here on everything is plain TorchRL: losses, replay buffers, loggers. The primer carries the policy's memory

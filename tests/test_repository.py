@@ -187,7 +187,7 @@ def test_the_readme_names_every_id_task_head_and_op():
     for head in ACTION_HEADS:
         assert f"| {head.name} | " in README
     for op, heads in CAUSAL_HEADS.items():
-        assert f"| {op.name} | {', '.join(heads) or 'none'} | " in README
+        assert f"| {op} {op.name} | {', '.join(heads) or 'none'} | " in README
 
 
 @pytest.mark.parametrize("document", [README, CONTRIBUTING, CHANGELOG], ids=["README", "CONTRIBUTING", "CHANGELOG"])

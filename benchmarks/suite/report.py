@@ -20,7 +20,8 @@ from esper_agent.files import write_json
 PAGE = Path(__file__).parents[2] / "docs" / "results.md"
 NOTES = "notes"
 """Folder beside the results, with what people write about them: a file for each section, taken over as it is."""
-BEFORE = "Earlier versions of the protocol"
+BEFORE = "attempts.md"
+"""The page on earlier versions of the protocol, where there is one."""
 SMOOTH = 5
 """Updates per point of a learning curve."""
 QUANTITIES = {"objective_return": "objective return", "committed_test_accuracy": "test accuracy"}
@@ -36,18 +37,23 @@ def write_report(
     for old in folder.glob("*.svg"):
         old.unlink()
     notes = results / NOTES
-    parts = [_head(fields, protocol, notes), _players(fields, protocol), _note(notes, "found", "What was found")]
+    before = page.with_name(BEFORE).exists()
+    parts = [
+        _head(fields, protocol, notes, before=before),
+        _note(notes, "found", "What was found"),
+        _players(fields, protocol),
+    ]
     parts += [_claims(fields, protocol), _late(fields, protocol)]
     for task, here in fields.items():
         parts.append(_task(here, folder))
         parts.append(_note(notes, task))
     parts += [_ablations(fields, folder), _note(notes, "ablations")]
-    parts += [_scaffold(fields, protocol, threads), _note(notes, "scaffolding"), _note(notes, "attempts", BEFORE)]
+    parts += [_scaffold(fields, protocol, threads), _note(notes, "scaffolding")]
     page.write_text("\n\n".join(part.strip() for part in parts if part.strip()) + "\n")
     return fields
 
 
-def _head(fields: Mapping[str, Field], protocol: Protocol, notes: Path) -> str:
+def _head(fields: Mapping[str, Field], protocol: Protocol, notes: Path, *, before: bool) -> str:
     text = [
         "# Results",
         f"Generated from `benchmarks/results` by `esper bench report`; protocol version {protocol.version}, fixed in "
@@ -58,11 +64,11 @@ def _head(fields: Mapping[str, Field], protocol: Protocol, notes: Path) -> str:
         "the trainings and the held-out seeds, which are the same for all. The last checkpoint of a training plays, "
         + _temperatures(protocol.temperatures),
     ]
-    if (notes / "attempts.md").exists():
-        link = f"[Versions 1 to {protocol.version - 1}](#{BEFORE.lower().replace(' ', '-')})"
+    if before:
         text.append(
-            f"{link} were begun and left. Changes were tried out on training and tuning seeds, but that a change was "
-            "wanted was seen in held-out episodes too. The held-out seeds of this version none of them has played."
+            f"[Versions 1 to {protocol.version - 1}]({BEFORE}) were begun and given up. New settings were tried on "
+            "training and tuning seeds only, but it was held-out results that showed that a change was needed. So this "
+            "version has held-out seeds that no earlier one has played."
         )
     scaled = sorted({name for here in fields.values() for name in here.rows if unscaled(name)[1] != 1})
     if scaled:

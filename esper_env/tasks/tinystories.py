@@ -121,8 +121,8 @@ def _encoder(path: Path) -> Any:
         tokenizers = importlib.import_module("tokenizers")
     except ImportError as error:
         raise ConfigError(
-            "Tokens of GPT-2 need the package tokenizers: pip install 'esper-env[data]', or use task='tinystories', where "
-            "every byte is a token."
+            "Tokens of GPT-2 need the package tokenizers: pip install 'esper-env[data]', or use task='tinystories', "
+            "where every byte is a token."
         ) from error
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))

@@ -218,15 +218,15 @@ def test_what_the_protocol_asks_for_and_is_not_there_is_named(results):
 def test_the_page_has_every_agent_its_pictures_and_the_notes(results, tmp_path):
     (results / "notes").mkdir()
     (results / "notes" / "found.md").write_text("What people found.\n")
-    (results / "notes" / "attempts.md").write_text("What was tried.\n")
     page = tmp_path / "docs" / "results.md"
+    page.parent.mkdir()
+    page.with_name("attempts.md").write_text("What was tried.\n")
     write_report(results, page, TABLES)
     text = page.read_text()
     for name in ("wait", "random", "lstm", "big", "lstm-no-feedback"):
         assert f"| `{name}` |" in text
     assert "## What was found\n\nWhat people found." in text
-    assert "## Earlier versions of the protocol\n\nWhat was tried." in text
-    assert "](#earlier-versions-of-the-protocol)" in text
+    assert f"[Versions 1 to {TABLES.version - 1}](attempts.md) were begun" in text
     assert "**Not the whole protocol:**" in text
     assert "`lstm-128@0.5`" in text
     for link in re.findall(r"\]\(([^)]+\.svg)\)", text):

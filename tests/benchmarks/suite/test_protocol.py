@@ -88,7 +88,7 @@ def test_the_budgets_are_those_that_were_agreed():
 
 
 def test_maskable_ppo_is_trained_and_tuned_for_exactly_the_steps_that_were_agreed():
-    choices = {name: set(values) for stage in MASKABLE_STAGES for name, values in stage}
+    choices = {name: values for stage in MASKABLE_STAGES for name, values in stage}
     start = GRIDS["maskable"].start
     for rollout in {start["rollout"], *choices["rollout"]}:
         assert PROTOCOL.entry("maskable-ppo-tuned", "digits").steps % rollout == PROTOCOL.tuning_steps % rollout == 0

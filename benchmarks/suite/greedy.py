@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.suite.playing import Played, replay, with_planning
+from benchmarks.suite.playing import Played, in_company, replay, with_planning
 from esper_env.actions import CANONICAL_ACTION, HEAD_INDEX, Op, blueprint_names
 from esper_env.arrays import Bools, Floats, Ints
 from esper_env.lifecycle.stages import Stage
@@ -53,7 +53,7 @@ def plan(env_options: Mapping[str, Any], seeds: Sequence[int], *, every: int, ho
     the end. In the other epochs, and where there is nothing to choose, what has been begun is finished.
     """
     count = len(seeds)
-    company = [*seeds, seeds[0] + 1] if count == 1 else list(seeds)
+    company = in_company(seeds)
     made = {"threads": min(threads, len(company)), "autoreset_mode": "disabled", **env_options}
     with closing(SeedVectorEnv(len(company), **made)) as env, closing(SeedVectorEnv(len(company), **made)) as fork:
         observation, info = env.reset(seed=company)

@@ -24,6 +24,15 @@ class Played:
     actions: list[Ints]
 
 
+def in_company(seeds: Sequence[int]) -> list[int]:
+    """The seeds to play, with another where there is only one.
+
+    A host alone runs on other kernels than a stack, with other bits; with a companion the bits of an episode depend on
+    nothing but its seed and its actions.
+    """
+    return [*seeds, seeds[0] + 1] if len(seeds) == 1 else list(seeds)
+
+
 def play(
     policy: TensorDictModuleBase,
     env_options: Mapping[str, Any],
@@ -34,12 +43,8 @@ def play(
     temperature: float = 1.0,
     threads: int = 1,
 ) -> Played:
-    """Play one episode per seed, drawing at this temperature, and record the actions.
-
-    A host alone runs on other kernels than a stack, with other bits; so a single episode gets a companion, and the
-    bits of an episode depend on nothing but its seed and its actions.
-    """
-    company = [*seeds, seeds[0] + 1] if len(seeds) == 1 else list(seeds)
+    """Play one episode per seed, drawing at this temperature, and record the actions."""
+    company = in_company(seeds)
     taken: list[Ints] = []
 
     def record(module: torch.nn.Module, inputs: Any, acted: TensorDictBase) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.reports import table
+from benchmarks.suite.playing import in_company
 from esper_env.actions import CANONICAL_ACTION, HEAD_INDEX, Op, blueprint_names
 from esper_env.arrays import Bools, Ints
 from esper_env.lifecycle.stages import BLENDED, Stage
@@ -100,7 +101,7 @@ def measure(actions: Mapping[tuple[int, int], Ints], env_options: Mapping[str, A
     register()
     keys = list(actions)
     seeds = [evaluation for _, evaluation in keys]
-    company = [*seeds, seeds[0] + 1] if len(seeds) == 1 else seeds
+    company = in_company(seeds)
     spatial = np.isin(blueprint_names(), SPATIAL)
     with closing(SeedVectorEnv(len(company), threads=min(threads, len(company)), **env_options)) as env:
         observation, info = env.reset(seed=company)

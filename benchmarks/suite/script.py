@@ -9,7 +9,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from esper_agent.policies.baselines import Baseline
+from esper_agent.policies.baselines import Baseline, write
 from esper_agent.spec import EnvSpec
 from esper_env.actions import HEAD_INDEX, Op, Style, blueprint_names
 from esper_env.config import ConfigError, check_number, unknown_name
@@ -77,7 +77,7 @@ class Script(Baseline):
             (Op.ADVANCE, self.legal(td, Op.ADVANCE) & ready),
             (Op.FOSSILIZE, self.legal(td, Op.FOSSILIZE)),
         ):
-            _write(action, op, able)
+            write(action, op, able)
         slot = action[..., HEAD_INDEX["slot"]]
         planting = action[..., HEAD_INDEX["op"]] == Op.GERMINATE
         chosen: tuple[tuple[str, Any], ...] = (
@@ -89,11 +89,3 @@ class Script(Baseline):
             column = action[..., HEAD_INDEX[name]]
             column.copy_(torch.where(planting, torch.as_tensor(value), column))
         return action
-
-
-def _write(action: Tensor, op: Op, slots: Tensor) -> None:
-    """Let those who can take `op` do so, on the first of `slots`, over what was written before."""
-    able, first = slots.any(-1), slots.to(torch.uint8).argmax(-1)
-    for name, value in (("op", torch.tensor(int(op))), ("slot", first)):
-        column = action[..., HEAD_INDEX[name]]
-        column.copy_(torch.where(able, value, column))

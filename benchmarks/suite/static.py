@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.suite.playing import in_company
 from benchmarks.suite.recordings import read_table, write_table
 from esper_agent.evaluate import Episode
 from esper_env.actions import Algorithm
@@ -58,18 +59,18 @@ def train_static(
     config, task = resolve(env_options)
     task = task.at(config.data_dir, config.download)
     epochs = LENGTH * config.max_epochs if epochs is None else epochs
-    names = [*seeds, seeds[0] + 1] if len(seeds) == 1 else list(seeds)  # one host alone would run on other kernels
-    streams = [Streams.of(seed) for seed in names]
+    company = in_company(seeds)
+    streams = [Streams.of(seed) for seed in company]
     population, state = _grown(config, task, streams, threads)
-    whole = np.full((len(names), 1), (1 << len(task.host.slots)) - 1)
-    everybody, training, gamma = np.ones(len(names), bool), config.training, config.reward.gamma
+    whole = np.full((len(company), 1), (1 << len(task.host.slots)) - 1)
+    everybody, training, gamma = np.ones(len(company), bool), config.training, config.reward.gamma
     macs, params = _size(population, task)
     rent = config.reward.rent / config.max_epochs
 
     points: list[Point] = []
     with closing(population):
         _, accuracy, flops = population.evaluate(everybody, whole, state.alpha, state.algorithm)
-        before, objective, discounted = accuracy[:, 0], np.zeros(len(names)), np.zeros(len(names))
+        before, objective, discounted = accuracy[:, 0], np.zeros(len(company)), np.zeros(len(company))
         for epoch in range(1, epochs + 1):
             order = [_order(stream, population, training) for stream in streams]
             views = [task.host.views(s.order, len(order[0])) for s in streams] if task.augment else None

@@ -101,9 +101,9 @@ class Schedule(Baseline):
         action, blueprints = self.waiting(td), _plantable(self, td)
         wanted = torch.where(blueprints[..., self.blueprint], self.blueprint, _first(blueprints))
         germinate = self.legal(td, Op.GERMINATE) & (self.epoch > self.start)[..., None]
-        _write(action, Op.GERMINATE, germinate, blueprint=wanted, style=self.style)
-        _write(action, Op.ADVANCE, self.legal(td, Op.ADVANCE))
-        _write(action, Op.FOSSILIZE, self.legal(td, Op.FOSSILIZE))
+        write(action, Op.GERMINATE, germinate, blueprint=wanted, style=self.style)
+        write(action, Op.ADVANCE, self.legal(td, Op.ADVANCE))
+        write(action, Op.FOSSILIZE, self.legal(td, Op.FOSSILIZE))
         return action
 
 
@@ -137,15 +137,15 @@ class Heuristic(Baseline):
             (self.epoch > self.PATIENCE) & (self.base(td, "plateau") >= self.PLATEAU - 0.5)
         )
         plant = self.legal(td, Op.GERMINATE) & (settled & ~on_its_way.any(-1))[..., None]
-        _write(action, Op.GERMINATE, plant, blueprint=self.rotation(td))
+        write(action, Op.GERMINATE, plant, blueprint=self.rotation(td))
 
         contribution, age = self.slot(td, "contribution"), self.slot(td, "epochs_in_stage")
         holding, blending = self.slot(td, "stage_holding") > 0, self.slot(td, "stage_blending") > 0
         patient = age >= self.PATIENCE - 0.5
         useless = patient & (((blending | holding) & (contribution < -2)) | (holding & (contribution <= 0.5)))
-        _write(action, Op.PRUNE, self.legal(td, Op.PRUNE) & useless)
-        _write(action, Op.FOSSILIZE, self.legal(td, Op.FOSSILIZE) & (contribution > 0.5))
-        _write(action, Op.ADVANCE, self.legal(td, Op.ADVANCE))
+        write(action, Op.PRUNE, self.legal(td, Op.PRUNE) & useless)
+        write(action, Op.FOSSILIZE, self.legal(td, Op.FOSSILIZE) & (contribution > 0.5))
+        write(action, Op.ADVANCE, self.legal(td, Op.ADVANCE))
         self.planted = self.planted + (action[..., HEAD_INDEX["op"]] == Op.GERMINATE)
         return action
 
@@ -187,7 +187,7 @@ def _count(epoch: Tensor, is_init: Tensor) -> Tensor:
     return torch.where(fresh, 1, (epoch + 1) if epoch.shape == fresh.shape else 1)
 
 
-def _write(action: Tensor, op: Op, slots: Tensor, **heads: Any) -> None:
+def write(action: Tensor, op: Op, slots: Tensor, **heads: Any) -> None:
     """Let those who can take `op` on the first of `slots` do so, over what was written before."""
     able = slots.any(-1)
     for name, value in {"op": int(op), "slot": _first(slots), **heads}.items():

@@ -1,7 +1,6 @@
 """Tasks: which page each belongs to, and the facts of its row.
 
-A task has the page that bears its name, where somebody has written one, and otherwise the page of its data. So every
-row of the table has a page, and a task with a page of its own needs no more than the file.
+A task has the page that bears its name, where somebody has written one, and otherwise the page of its data.
 """
 
 from __future__ import annotations
@@ -44,13 +43,6 @@ def pages() -> dict[str, list[Task]]:
     for task in TASKS.values():
         found.setdefault(page_of(task), []).append(task)
     return found
-
-
-def whole_page(name: str) -> str:
-    """A page for tasks that nobody has written one for yet."""
-    source = pages()[name][0].source
-    title = name.replace("_", " ").capitalize()
-    return f"# {title}\n\n{inspect.getdoc(type(source)) or ''}\n\n<!-- generated: tasks {name} -->\n"
 
 
 def index() -> str:

@@ -55,7 +55,12 @@ def lifecycle() -> str:
         left, top = x - WIDTH / 2, y - HEIGHT / 2
         parts.append(f'<rect class="{kind}" x="{left:g}" y="{top:g}" width="{WIDTH}" height="{HEIGHT}" rx="8"/>')
         parts.append(_text(x, y + 4, stage.name, "name"))
-    return _figure("lifecycle", "The stages of a seed and the legal transitions", 5 * COLUMN + WIDTH + 16, 245, parts)
+    width = 5 * COLUMN + WIDTH + 16
+    parts += [
+        _text(width - 8, 210, "solid: an op of the agent", "small end"),
+        _text(width - 8, 226, "dashed: the clock", "small end"),
+    ]
+    return _figure("lifecycle", "The stages of a seed and the legal transitions", width, 245, parts)
 
 
 def _center(stage: Stage) -> tuple[float, float]:

@@ -5,7 +5,7 @@
 #   make core    prove in a bare virtual environment that the core needs no extra
 #   make ray     install Ray as well and run the tests that need it, which `make test` skips
 #   make bench   measure the speed
-#   make docs    build the documentation in site/, warnings as errors
+#   make docs    write the tables of the documentation from the code, and build it in site/, warnings as errors
 #   make demo    train the agent for a few minutes and compare it with the baselines
 #   make clean   remove .venv and caches
 
@@ -48,6 +48,7 @@ bench: .venv/installed
 
 # The variable silences an advertisement of the theme's next version.
 docs: .venv/installed
+	$(BIN)/python -m docs.generator
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "Built: site/index.html"
 

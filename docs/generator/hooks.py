@@ -1,4 +1,4 @@
-"""What MkDocs calls while it builds: fills pages in, and lets none of them need a network."""
+"""What MkDocs calls while it builds: adds what a file cannot show, and lets no page need a network."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from mkdocs.exceptions import PluginError
 
-from docs.generator.sections import fill
+from docs.generator.sections import build
 
 _LOADED = re.compile(
     r"<(?:script|img|link rel=\"(?:stylesheet|preconnect|preload)\")[^>]*(?:src|href)=\"(https?://[^\"]*)"
@@ -16,8 +16,8 @@ _OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+((?:examples|tests|benchmarks)/[
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Fill in what the page asks for; files beside the documentation are named, for a site cannot link to them."""
-    return fill(_OUTSIDE.sub(r"`\2`", markdown))
+    """Add drawings and reference; files beside the documentation are named, for a site cannot link to them."""
+    return build(_OUTSIDE.sub(r"`\2`", markdown))
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:

@@ -48,7 +48,7 @@ def pages() -> dict[str, list[Task]]:
 def index() -> str:
     """All tasks, with their ids and pages."""
     rows = (
-        (f"[`{task.name}`]({page_of(task)}.md#{_anchor(task)})", task.summary, codes(ids_of(task)))
+        (f"[`{task.name}`]({page_of(task)}.md#task-{task.name})", task.summary, codes(ids_of(task)))
         for task in TASKS.values()
     )
     return table(("Task", "What it is", "Id"), rows)
@@ -57,10 +57,6 @@ def index() -> str:
 def ids_of(task: Task) -> list[str]:
     """The registered ids that make this task."""
     return [name for name, kwargs in IDS.items() if kwargs.get("task", _DEFAULT) == task.name]
-
-
-def _anchor(task: Task) -> str:
-    return f"task-{task.name}"
 
 
 def sections(page: str) -> str:
@@ -73,16 +69,21 @@ def facts(task: Task) -> str:
     names = ids_of(task)
     make = f'"esper_env:{names[0]}"' if names else f'"esper_env:Esper-Seed-v0", task="{task.name}"'
     parts = [
-        f"## `{task.name}` {{ #{_anchor(task)} }}",
+        f"## Task `{task.name}`",
         task.summary,
         f"```py\nenv = gymnasium.make({make})\n```",
-        host_diagram(task.host),
+        f"<!-- built: host {task.name} -->",
         _summary(task),
         _slots(task),
         "Settings of the task; `training=`, `lifecycle=` and `max_epochs=` override most of them.",
         _settings(task),
     ]
-    return "\n\n".join(part for part in parts if part)
+    return "\n\n".join(parts)
+
+
+def host(name: str) -> str:
+    """The drawing of a task's host."""
+    return host_diagram(TASKS[name].host)
 
 
 def host_params(task: Task) -> int:

@@ -45,6 +45,14 @@ class CnnHost:
         _ = self.slot_of_block
         if self.image_size % 2**self.pools:
             raise ConfigError(f"An image of {self.image_size} pixels cannot be halved {self.pools} times.")
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise ConfigError(f"kernel must be odd, so that a map keeps its size; got {self.kernel}.")
+        for channels in self.channels:
+            if channels < 1 or channels % layers.norm_groups(channels):
+                raise ConfigError(
+                    f"channels cannot be {channels}: GroupNorm has a group for every 16 of them. Take a multiple of "
+                    "16, or fewer than 32."
+                )
 
     @property
     def slot_of_block(self) -> tuple[int | None, ...]:

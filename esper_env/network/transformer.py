@@ -15,6 +15,7 @@ from esper_env.config import ConfigError
 from esper_env.network import layers, tokens
 from esper_env.network.host import SlotShape, place_slots
 from esper_env.network.layers import Float32
+from esper_env.network.transformer_blueprints import HEADS as BLUEPRINT_HEADS
 
 DEVIATION = 0.02
 """Of initial weights; GPT-2's."""
@@ -43,8 +44,9 @@ class TransformerHost:
 
     def __post_init__(self) -> None:
         _ = self.slot_of_block
-        if self.width % self.heads:
-            raise ConfigError(f"A width of {self.width} cannot be divided among {self.heads} heads.")
+        for heads, whose in ((self.heads, "heads"), (BLUEPRINT_HEADS, "heads of the attention blueprints")):
+            if self.width % heads:
+                raise ConfigError(f"A width of {self.width} cannot be divided among {heads} {whose}.")
 
     @property
     def slot_of_block(self) -> tuple[int | None, ...]:

@@ -117,6 +117,12 @@ def test_impossible_hosts_are_refused():
         CnnHost(1, 8, 10, channels=(4, 8), kernel=1, pools=1, num_slots=3)
     with pytest.raises(ConfigError, match="halved"):
         CnnHost(1, 8, 10, channels=(4, 8, 8, 8), kernel=1, pools=4)
+    for kernel in (2, 0, -1):
+        with pytest.raises(ConfigError, match=f"kernel must be odd, .* got {kernel}"):
+            CnnHost(1, 8, 10, channels=(4, 8), kernel=kernel, pools=1)
+    for channels in (50, 0):
+        with pytest.raises(ConfigError, match=f"channels cannot be {channels}: .* a multiple of 16, or fewer than 32"):
+            CnnHost(1, 8, 10, channels=(4, channels, 16), kernel=1, pools=1)
 
 
 def test_tasks_are_found_by_name_and_registered_once():

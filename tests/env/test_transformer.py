@@ -481,6 +481,8 @@ def test_texts_cannot_be_augmented_and_widths_must_suit_the_heads():
         replace(TASKS["story_grammar"], augment=True)
     with pytest.raises(ConfigError, match="heads"):
         replace(HOST, heads=3)
+    with pytest.raises(ConfigError, match=f"A width of 30 .* {HEADS} heads of the attention blueprints"):
+        replace(HOST, width=30, heads=5)
     with pytest.raises(ConfigError, match="num_slots must be between 1 and 3"):
         replace(HOST, num_slots=4)
 

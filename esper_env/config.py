@@ -88,7 +88,7 @@ class LifecycleConfig(Options):
 
 @dataclass(frozen=True)
 class TrainingConfig(Options):
-    """How hosts and seeds are trained; what is None comes from the task."""
+    """How hosts and seeds are trained; what is None by default comes from the task."""
 
     host_lr: float | None = None
     """Learning rate of the host and of fossilized seeds."""
@@ -110,14 +110,10 @@ class TrainingConfig(Options):
     """Validation samples used; all of them when None in the task as well."""
 
     def __post_init__(self) -> None:
-        for name in ("host_lr", "seed_lr", "momentum", "weight_decay", "clip_norm", "proximal"):
-            value = getattr(self, name)
-            if value is not None:
-                check_number(f"training.{name}", value, 0)
-        for name in ("batch_size", "batches_per_epoch", "val_samples"):
-            value = getattr(self, name)
-            if value is not None:
-                check_number(f"training.{name}", value, 1, whole=True)
+        for f in fields(self):
+            value, whole = getattr(self, f.name), f.name in ("batch_size", "batches_per_epoch", "val_samples")
+            if value is not None or f.default is not None:
+                check_number(f"training.{f.name}", value, 1 if whole else 0, whole=whole)
 
 
 @dataclass(frozen=True)

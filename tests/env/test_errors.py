@@ -1,6 +1,6 @@
 """Mistakes are answered with what was given, what is allowed, and how to go on; odd actions are no mistakes."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import gymnasium as gym
 import numpy as np
@@ -9,7 +9,7 @@ from gymnasium.error import ResetNeeded
 
 from esper_env import ConfigError, RewardConfig, Task, register_blueprint, register_reward, register_task
 from esper_env.actions import ACTION_HEADS, HEAD_INDEX, Op
-from esper_env.config import LifecycleConfig
+from esper_env.config import LifecycleConfig, TrainingConfig
 from esper_env.env import SeedEnv
 from esper_env.reward import REWARDS
 from esper_env.tasks import find_task
@@ -82,6 +82,14 @@ def test_an_option_that_cannot_work_is_explained(env, options, message):
 def test_an_option_of_the_vector_environment_that_cannot_work_is_explained(options, message):
     with pytest.raises(ConfigError, match=message):
         SeedVectorEnv(**options)
+
+
+def test_a_training_option_may_be_none_where_that_is_its_default():
+    nothing = {f.name: None for f in fields(TrainingConfig) if f.default is None}
+    assert SeedEnv(training=nothing).config == SeedEnv().config
+    for name in {f.name for f in fields(TrainingConfig)} - nothing.keys():
+        with pytest.raises(ConfigError, match=f"training.{name} must be a number, got None"):
+            TrainingConfig(**{name: None})
 
 
 def test_a_mistake_is_explained_through_make_too():

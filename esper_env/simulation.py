@@ -185,7 +185,7 @@ class Simulation:
         streams, source = self.streams[env], self.task.source
         there = self._loaded[env] == streams.seed if source.generated else self.population.holds_data(env)
         if not there:
-            data = source.load(streams.data() if source.generated else None)
+            data = self.task.load(streams.data() if source.generated else None)
             self.population.put_data(env, data, self.config.training.val_samples)
             self._loaded[env] = streams.seed
 

@@ -55,6 +55,11 @@ class CnnHost:
                 )
 
     @property
+    def sample(self) -> tuple[int, ...]:
+        """Shape of an image."""
+        return (self.image_size, self.image_size, self.image_channels)
+
+    @property
     def slot_of_block(self) -> tuple[int | None, ...]:
         """For each block the slot it carries, or None."""
         blocks = len(self.channels)

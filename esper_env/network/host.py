@@ -44,6 +44,11 @@ class Host(Protocol):
         ...
 
     @property
+    def sample(self) -> tuple[int, ...]:
+        """Shape of what it reads: `(height, width, channels)` of an image, or `(length,)` of a text."""
+        ...
+
+    @property
     def slot_of_block(self) -> tuple[int | None, ...]:
         """For each block the slot it carries, or None."""
         ...

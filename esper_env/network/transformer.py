@@ -49,6 +49,11 @@ class TransformerHost:
                 raise ConfigError(f"A width of {self.width} cannot be divided among {heads} {whose}.")
 
     @property
+    def sample(self) -> tuple[int, ...]:
+        """Shape of a text."""
+        return (self.length,)
+
+    @property
     def slot_of_block(self) -> tuple[int | None, ...]:
         """For each layer the slot behind it, or None."""
         return place_slots(self.layers, self.layers if self.num_slots is None else self.num_slots)

@@ -11,7 +11,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from esper_env.actions import TRANSFORMER
 from esper_env.config import ConfigError
+from esper_env.network.host import Host
 
 DATA_DIR_VARIABLE = "ESPER_DATA_DIR"
 Images = npt.NDArray[np.float32]
@@ -37,6 +39,43 @@ class Dataset:
     train: Split
     val: Split
     test: Split
+
+
+def check_fit(task: str, data: Dataset, host: Host) -> None:
+    """Refuse data that the host of the task of this name cannot be trained with.
+
+    Raises:
+        ConfigError: when a split is empty, its arrays have another shape or type, or a label is none of the host's.
+    """
+    for name in ("train", "val", "test"):
+        misfit = _misfit(getattr(data, name), host)
+        if misfit:
+            raise ConfigError(
+                f"The {name} data of task {task!r} does not fit its host: {misfit}. Change the source or the host."
+            )
+
+
+def _misfit(split: Split, host: Host) -> str | None:
+    inputs, labels, texts = split.inputs, split.labels, host.topology == TRANSFORMER
+    for name, array in (("inputs", inputs), ("labels", labels)):
+        if not isinstance(array, np.ndarray):
+            return f"{name} must be a NumPy array, got {type(array).__name__}"
+    if inputs.shape[1:] != host.sample:
+        return f"inputs must be [samples, {', '.join(map(str, host.sample))}], got shape {inputs.shape}"
+    expected = inputs.shape if texts else inputs.shape[:1]
+    if labels.shape != expected:
+        return f"labels must have shape {expected}, got {labels.shape}"
+    if not len(inputs):
+        return "it is empty"
+    if not texts and inputs.dtype != np.float32:
+        return f"images must be float32, got {inputs.dtype}"
+    for name, array in (("inputs", inputs), ("labels", labels)) if texts else (("labels", labels),):
+        if array.dtype.kind not in "ib" and array.dtype != np.uint8:
+            return f"{name} must be uint8 or a signed whole number, got {array.dtype}"
+        low, high = array.min(), array.max()
+        if low < 0 or high >= host.classes:
+            return f"{name} must be from 0 to {host.classes - 1}, its classes; they go from {low} to {high}"
+    return None
 
 
 def windows(stream: Texts, length: int) -> Split:

@@ -14,7 +14,7 @@ from esper_env.network.cnn import CnnHost
 from esper_env.network.host import Host
 from esper_env.network.transformer import TransformerHost
 from esper_env.tasks.cifar import Cifar10
-from esper_env.tasks.data import DataSource, Digits, FileSource, Shapes
+from esper_env.tasks.data import Dataset, DataSource, Digits, FileSource, Shapes, check_fit
 from esper_env.tasks.grammar import ALPHABET, StoryGrammar
 from esper_env.tasks.tinystories import BYTES, GPT2, VOCABULARY, TinyStories
 
@@ -71,6 +71,12 @@ class Task:
             return accuracy
         known = np.where(np.isfinite(loss), loss, self.chance_loss)
         return (100.0 * (self.chance_loss - known) / (self.chance_loss - self.target_loss)).clip(0.0, 100.0)
+
+    def load(self, rng: np.random.Generator | None) -> Dataset:
+        """The data, which must fit the host; `rng` is the environment's data stream, given when it is generated."""
+        data = self.source.load(rng)
+        check_fit(self.name, data, self.host)
+        return data
 
     def at(self, data_dir: str | None, download: bool) -> Task:
         """The task with its files in this directory; one that needs no files is the same anywhere."""

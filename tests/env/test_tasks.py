@@ -1,5 +1,5 @@
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 from esper_env.actions import CNN
 from esper_env.config import ConfigError
+from esper_env.env import SeedEnv
 from esper_env.network.cnn import CnnHost
 from esper_env.network.host import SlotShape
 from esper_env.tasks import TASKS, Task, find_task, register_task
-from esper_env.tasks.data import Digits, Shapes, stratified
+from esper_env.tasks.data import Dataset, Digits, Shapes, Split, stratified
+from tests.conftest import BRIEF, action
 
 SPLITS = ("train", "val", "test")
 IMAGES = {name: task for name, task in TASKS.items() if task.host.topology == CNN}
@@ -135,6 +137,67 @@ def test_tasks_are_found_by_name_and_registered_once():
         register_task(other)
     with pytest.raises(ConfigError, match="takes a Task"):
         register_task("digits")
+
+
+@dataclass
+class Given:
+    """Data made beforehand."""
+
+    data: Dataset
+    generated = False
+
+    def load(self, rng):
+        return self.data
+
+
+def refit(task, split, **changes):
+    """The task with one split changed, registered nowhere."""
+    task = TASKS[task]
+    data = task.load(np.random.default_rng(0))
+    part = getattr(data, split)
+    arrays = (changes.get(name, np.copy)(getattr(part, name)) for name in ("inputs", "labels"))
+    return replace(task, name="odd", source=Given(replace(data, **{split: Split(*arrays)})))
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize(
+    ("task", "changes", "message"),
+    [
+        ("digits", {"inputs": lambda x: x[:, :7]}, r"inputs must be \[samples, 8, 8, 1\], got shape \(\d+, 7, 8, 1\)"),
+        ("digits", {"inputs": lambda x: x.repeat(3, -1)}, "inputs must be"),
+        ("digits", {"inputs": lambda x: x[..., 0]}, "inputs must be"),
+        ("digits", {"inputs": lambda x: x[1:]}, "labels must have shape"),
+        ("digits", {"inputs": lambda x: x.astype(float)}, "images must be float32, got float64"),
+        ("digits", {"inputs": lambda x: x.tolist()}, "inputs must be a NumPy array, got list"),
+        ("digits", {"inputs": lambda x: x[:0], "labels": lambda y: y[:0]}, "it is empty"),
+        ("digits", {"labels": lambda y: y.astype(float)}, "labels must be uint8 or a signed whole number, got float64"),
+        ("digits", {"labels": lambda y: y + 1}, "labels must be from 0 to 9, its classes; they go from 1 to 10"),
+        ("digits", {"labels": lambda y: y - 1}, "they go from -1 to 8"),
+        ("story_grammar", {"inputs": lambda x: x[:, 1:], "labels": lambda y: y[:, 1:]}, r"\[samples, 64\], got"),
+        ("story_grammar", {"labels": lambda y: y[:, 0]}, "labels must have shape"),
+        ("story_grammar", {"inputs": lambda x: x.astype(np.uint16)}, "inputs must be uint8 or .* got uint16"),
+        ("story_grammar", {"inputs": lambda x: x + 1}, "inputs must be from 0 to 31, its classes"),
+    ],
+)
+def test_data_that_does_not_fit_the_host_is_refused_with_the_task_and_the_split(split, task, changes, message):
+    odd = refit(task, split, **changes)
+    with pytest.raises(ConfigError, match=f"The {split} data of task 'odd' does not fit its host: .*{message}"):
+        odd.load(None)
+
+
+def test_data_is_looked_at_when_an_episode_begins(monkeypatch):
+    monkeypatch.setitem(TASKS, "odd", refit("digits", "train", labels=lambda y: y + 5))
+    env = SeedEnv(task="odd")
+    with pytest.raises(ConfigError, match="data of task 'odd' does not fit"):
+        env.reset(seed=0)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.uint8, np.int32])
+def test_labels_of_any_type_that_torch_compares_will_do(dtype, monkeypatch):
+    monkeypatch.setitem(TASKS, "odd", refit("digits", "train", labels=lambda y: (y % 2).astype(dtype)))
+    env = SeedEnv(task="odd", training=BRIEF)
+    env.reset(seed=0)
+    assert np.isfinite(env.step(action())[4]["train_loss"])
 
 
 def test_built_in_tasks_have_the_hosts_of_the_specification():

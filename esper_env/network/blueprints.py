@@ -42,9 +42,9 @@ def register_blueprint(blueprint: type[Blueprint]) -> type[Blueprint]:
         if any(type(k) is blueprint for k in known):
             return blueprint
         raise ConfigError(f"A blueprint named {name!r} exists already; choose another name.")
+    made = {(name, topology): blueprint() for topology in blueprint.topologies}  # may raise: nothing is changed then
+    IMPLEMENTATIONS.update(made)
     BLUEPRINTS.append(BlueprintRow(name, tuple(blueprint.topologies)))
-    for topology in blueprint.topologies:
-        IMPLEMENTATIONS[name, topology] = blueprint()
     return blueprint
 
 

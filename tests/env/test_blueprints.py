@@ -379,3 +379,17 @@ def test_registering_a_blueprint_again_changes_nothing_and_a_taken_name_is_refus
     for nonsense in (Tint(), "tint", type("Nameless", (Blueprint,), {}), int):
         with pytest.raises(ConfigError, match="subclass of Blueprint"):
             register_blueprint(nonsense)
+
+
+def test_a_blueprint_that_cannot_be_made_leaves_the_table_as_it_was():
+    class Broken(Tint):
+        name = "broken"
+
+        def __init__(self, size):
+            pass
+
+    rows, known = list(BLUEPRINTS), set(IMPLEMENTATIONS)
+    with pytest.raises(TypeError, match="size"):
+        register_blueprint(Broken)
+    assert rows == BLUEPRINTS
+    assert set(IMPLEMENTATIONS) == known

@@ -118,7 +118,8 @@ class Simulation:
             batch_size=training.batch_size or task.batch_size,
             generated=task.source.generated,
         )
-        self._sizes, self._macs, self._gate_sizes = module_tables(task.host, self.blueprints)
+        measured = {*config.blueprints, task.budget_blueprint}
+        self._sizes, self._macs, self._gate_sizes = module_tables(task.host, self.blueprints, measured)
         # Where the blueprints of each slot begin in these tables. What an empty slot finds there is not used.
         self._row = np.arange(self.num_slots) * len(self.blueprints)
         self.budget = float(sum(self._sizes[:, self.blueprints.index(task.budget_blueprint)]))

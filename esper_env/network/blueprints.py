@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 import numpy as np
 
 from esper_env.actions import BLUEPRINTS, TOPOLOGIES, BlueprintRow, blueprint_names
@@ -48,14 +50,17 @@ def register_blueprint(blueprint: type[Blueprint]) -> type[Blueprint]:
     return blueprint
 
 
-def module_tables(host: Host, names: tuple[str, ...]) -> tuple[Ints, Ints, Ints]:
-    """Parameters and MACs of blueprints, `[slots, blueprints]`, and parameters of gates, `[slots]`."""
+def module_tables(host: Host, names: Sequence[str], measured: Collection[str]) -> tuple[Ints, Ints, Ints]:
+    """Parameters and MACs of blueprints, `[slots, blueprints]`, and parameters of gates, `[slots]`.
+
+    Blueprints that are not `measured` have 0 of both: a faulty one disturbs only those who plant it.
+    """
     shapes = host.slots
     sizes = np.zeros((len(shapes), len(names)), np.int64)
     macs = np.zeros_like(sizes)
     for column, name in enumerate(names):
         implementation = IMPLEMENTATIONS.get((name, host.topology))
-        if implementation is not None:
+        if implementation is not None and name in measured:
             sizes[:, column] = [implementation.size(shape.channels) for shape in shapes]
             macs[:, column] = [implementation.macs(shape.channels, shape.positions) for shape in shapes]
     return sizes, macs, np.array([GATES[host.topology].size(shape.channels) for shape in shapes])

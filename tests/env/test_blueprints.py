@@ -1,3 +1,4 @@
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -342,11 +343,19 @@ class Tint(Blueprint):
         return layers.channel_scale(x, p["tint"])
 
 
+@contextmanager
+def registered(blueprint):
+    try:
+        yield register_blueprint(blueprint)
+    finally:
+        BLUEPRINTS[:] = [row for row in BLUEPRINTS if row.name != blueprint.name]
+        del IMPLEMENTATIONS[blueprint.name, CNN]
+
+
 @pytest.fixture
 def tint():
-    yield register_blueprint(Tint)
-    BLUEPRINTS[:] = [row for row in BLUEPRINTS if row.name != "tint"]
-    del IMPLEMENTATIONS["tint", CNN]
+    with registered(Tint) as blueprint:
+        yield blueprint
 
 
 def test_a_registered_blueprint_is_the_last_choice_and_lives_like_any_other(tint):
@@ -379,6 +388,22 @@ def test_registering_a_blueprint_again_changes_nothing_and_a_taken_name_is_refus
     for nonsense in (Tint(), "tint", type("Nameless", (Blueprint,), {}), int):
         with pytest.raises(ConfigError, match="subclass of Blueprint"):
             register_blueprint(nonsense)
+
+
+def test_a_faulty_blueprint_disturbs_only_those_who_may_plant_it():
+    class Faulty(Tint):
+        name = "faulty"
+
+        def init(self, channels, rng):
+            raise ArithmeticError("no parameters")
+
+    with registered(Faulty):
+        with pytest.raises(ArithmeticError, match="no parameters"):
+            simulate(task="digits", training=BRIEF)
+        simulation = simulate(task="digits", training=BRIEF, blueprints=["norm"])
+        assert simulation.budget == simulate(task="digits", training=BRIEF, blueprints=["conv_light"]).budget
+        step(simulation, action(Op.GERMINATE, 0, "norm"))
+        assert simulation.counters.executed.all()
 
 
 def test_a_blueprint_that_cannot_be_made_leaves_the_table_as_it_was():

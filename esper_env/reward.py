@@ -203,6 +203,8 @@ REWARDS: dict[str, RewardFunction] = {
 
 def register_reward(name: str, function: RewardFunction) -> None:
     """Make `function` available as the reward mode `name`; it returns the named terms `[envs]` of a transition."""
+    if not isinstance(name, str) or not callable(function):
+        raise ConfigError(f"register_reward takes a name and a function, got {name!r} and {function!r}.")
     if REWARDS.get(name, function) is not function:
         raise ConfigError(f"A reward named {name!r} exists already; choose another name.")
     REWARDS[name] = function
@@ -226,6 +228,8 @@ def terms(transition: Transition, config: RewardConfig) -> Terms:
 def term_names(transition: Transition, config: RewardConfig) -> list[str]:
     """Names of the terms that `config.mode` pays, in their order; refuses a mode whose terms are no arrays `[envs]`."""
     paid, envs = terms(transition, config), len(transition.op)
+    if not isinstance(paid, Mapping) or not paid or not all(isinstance(name, str) for name in paid):
+        raise ConfigError(f"Reward {config.mode!r} must return a dict with at least one named term, got {paid!r}.")
     for name, term in paid.items():
         if not isinstance(term, np.ndarray) or term.shape != (envs,):
             raise ConfigError(

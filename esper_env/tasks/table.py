@@ -46,6 +46,8 @@ class Task:
     """Shift and mirror the training images at random, anew in every epoch and for every host."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise ConfigError(f"The name of a task must be a string, got {self.name!r}.")
         if self.augment and self.host.topology != CNN:
             raise ConfigError(f"Only images can be augmented: task {self.name!r} needs augment=False.")
         suited = [row.name for row in BLUEPRINTS if self.host.topology in row.topologies]

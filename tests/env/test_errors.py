@@ -106,6 +106,9 @@ def test_registering_something_else_is_refused():
         register_blueprint(int)
     with pytest.raises(ConfigError, match="exists already"):
         register_reward("shaped", lambda step, config: {})
+    for name, function in ((3, lambda step, config: {}), ("mine", "shaped"), ("mine", None)):
+        with pytest.raises(ConfigError, match=f"takes a name and a function, got {name!r} and "):
+            register_reward(name, function)
     with pytest.raises(ConfigError, match=r"reward.rent must be at least 0"):
         RewardConfig(rent=-1)
 
@@ -114,6 +117,7 @@ def test_registering_something_else_is_refused():
     ("changes", "message"),
     [
         ({"budget_blueprint": "mlp_small"}, "Unknown budget_blueprint for the cnn host of task 'digits' 'mlp_small'"),
+        ({"name": 3}, "name of a task must be a string, got 3"),
         ({"batch_size": 0}, "batch_size of task 'digits' must be at least 1"),
         ({"scored_by_loss": True, "target_loss": 3.0}, "target_loss must be below that of guessing, 2.303; got 3.0"),
     ],
@@ -127,6 +131,13 @@ def test_a_reward_that_pays_no_arrays_is_refused_when_the_environment_is_made(mo
     monkeypatch.setitem(REWARDS, "flat", lambda step, config: {"bonus": 1.0})
     with pytest.raises(ConfigError, match=r"Reward 'flat' must pay every term as an array .* its 'bonus' is 1.0"):
         SeedEnv(reward="flat", **SHORT)
+
+
+@pytest.mark.parametrize("paid", [{}, None, [1.0], np.zeros(1), {1: np.zeros(1)}])
+def test_a_reward_that_names_no_terms_is_refused_when_the_environment_is_made(paid, monkeypatch):
+    monkeypatch.setitem(REWARDS, "nameless", lambda step, config: paid)
+    with pytest.raises(ConfigError, match="Reward 'nameless' must return a dict with at least one named term, got"):
+        SeedEnv(reward="nameless", **SHORT)
 
 
 def test_what_is_offered_instead_of_a_misspelt_option_is_accepted():

@@ -113,12 +113,18 @@ class SeedVecEnv(VecEnv):
 
 def _of(info: Info, env: int) -> Info:
     """One environment's part of a vector environment's info, as the single environment reports it."""
-    return {name: _part(value, env) for name, value in info.items() if not name.startswith(("_", "final_"))}
+    return _named({name: value for name, value in info.items() if not name.startswith(("final_", "_final_"))}, env)
+
+
+def _named(values: Info, env: int) -> Info:
+    """The parts of all but Gymnasium's masks, `_k` beside each key `k`."""
+    masks = {f"_{name}" for name in values}
+    return {name: _part(value, env) for name, value in values.items() if name not in masks}
 
 
 def _part(value: Any, env: int) -> Any:
     if isinstance(value, dict):
-        return _of(value, env)
+        return _named(value, env)
     if isinstance(value, tuple):
         return tuple(part[env] for part in value)
     return value[env] if value.ndim > 1 else value[env].item()

@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from esper_env.env import SeedEnv
 from esper_env.registration import IDS
+from esper_env.reward import REWARDS
 from esper_env.sb3 import SeedVecEnv
 from esper_env.testing import ScriptedGrower
 from esper_env.wrappers import FlatDiscrete
@@ -92,6 +93,20 @@ def test_an_episode_that_ended_is_told_from_one_that_was_cut():
             final = {name: array[env] for name, array in observation.items()}
             assert final["features"][0] == 0
             assert info["terminal_observation"]["features"][0] > 0
+
+
+def test_terms_of_a_reward_may_have_any_name(monkeypatch):
+    def named(step, config):
+        return {"final_score": step.after.score, "_hidden": step.before.score}
+
+    monkeypatch.setitem(REWARDS, "named", named)
+    ours, theirs = stacked(reward="named", max_epochs=1), in_turn(reward="named", max_epochs=1)
+    ours.seed(3), theirs.seed(3)
+    ours.reset(), theirs.reset()
+    infos, expected = ours.step(WAIT)[3], theirs.step(WAIT)[3]
+    assert infos[0]["reward_terms"].keys() == {"final_score", "_hidden"}
+    assert_close(infos, expected)
+    assert_close(ours.reset_infos, theirs.reset_infos)
 
 
 def test_seeds_hold_for_the_next_reset_only():

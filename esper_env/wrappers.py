@@ -88,6 +88,10 @@ def _joint_actions(config: EnvConfig, heads: spaces.MultiDiscrete) -> JointActio
     return JointActions(config.num_slots, config.blueprints, int(heads.nvec[HEAD_INDEX["blueprint"]]))
 
 
+def _with_mask(info: dict[str, Any], mask: Bools) -> dict[str, Any]:
+    return info | {"action_mask": mask.astype(np.int8)}
+
+
 class FlatDiscrete(gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.RecordConstructorArgs):
     """One `Discrete` action instead of eight heads, with an exact mask.
 
@@ -105,24 +109,24 @@ class FlatDiscrete(gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.Record
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
         """Begin an episode."""
         observation, info = self.env.reset(seed=seed, options=options)
-        return observation, self._with_mask(info)
+        return observation, _with_mask(info, self.action_masks())
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Take the action of this number."""
         observation, reward, terminated, truncated, info = self.env.step(self.joint_actions.lookup(action))
-        return observation, reward, terminated, truncated, self._with_mask(info)
+        return observation, reward, terminated, truncated, _with_mask(info, self.action_masks())
 
     def action_masks(self) -> Bools:
         """Which numbers are legal in the present state, `[actions]`; before a `reset`, that of a host without seeds."""
         legal: Bools = self.joint_actions.present_mask(cast(SeedEnv, self.unwrapped)._simulation)[0]
         return legal
 
-    def _with_mask(self, info: dict[str, Any]) -> dict[str, Any]:
-        return info | {"action_mask": self.action_masks().astype(np.int8)}
-
 
 class FlatDiscreteVector(VectorWrapper):
-    """`FlatDiscrete` for a vector environment; `info["action_mask"]` is `[num_envs, actions]`."""
+    """`FlatDiscrete` for a vector environment; `info["action_mask"]` is `[num_envs, actions]`.
+
+    So is that of `info["final_info"]`, with the mask of the last observation of hosts whose episode has ended.
+    """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
         super().__init__(env)
@@ -135,16 +139,22 @@ class FlatDiscreteVector(VectorWrapper):
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin episodes."""
         observation, info = self.env.reset(seed=seed, options=options)
-        return observation, self._with_mask(info)
+        return observation, _with_mask(info, self.action_masks())
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Take the actions of these numbers, one per host."""
         observation, reward, terminated, truncated, info = self.env.step(self.joint_actions.lookup(actions))
-        return observation, reward, terminated, truncated, self._with_mask(info)
+        if "final_info" in info:
+            info["final_info"] = _with_mask(info["final_info"], self._final_masks(info["final_obs"]))
+        return observation, reward, terminated, truncated, _with_mask(info, self.action_masks())
 
     def action_masks(self) -> Bools:
         """Which numbers are legal in the present states, `[num_envs, actions]`; before a `reset` as for one host."""
         return self.joint_actions.present_mask(cast(SeedVectorEnv, self.unwrapped)._simulation)
 
-    def _with_mask(self, info: dict[str, Any]) -> dict[str, Any]:
-        return info | {"action_mask": self.action_masks().astype(np.int8)}
+    def _final_masks(self, last: Any) -> Bools:
+        masks = np.zeros((self.num_envs, len(self.joint_actions)), bool)
+        for env, observation in enumerate(last):
+            if observation is not None:
+                masks[env] = self.joint_actions.mask(observation)
+        return masks

@@ -179,6 +179,25 @@ def test_a_stack_has_the_same_numbers_and_masks():
         assert info["action_executed"].all()
 
 
+def test_the_last_info_of_an_episode_has_the_mask_of_its_last_observation():
+    options = OPTIONS | {"max_epochs": 3, "autoreset_mode": "same_step"}
+    envs, single = FlatDiscreteVector(gym.make_vec(ID, 2, "vector_entry_point", **options)), FlatDiscrete(make())
+    envs.reset(seed=[1, 2])
+    envs.step(np.zeros(2, int))
+    envs.reset(options={"reset_mask": np.array([True, False])})  # so that one ends alone
+    single.reset(seed=2)
+    germinate = int(np.flatnonzero(envs.action_masks()[1])[-1])
+    single.step(0)
+    for number in (germinate, 0):
+        *_, info = envs.step(np.array([0, number]))
+        *_, expected = single.step(number)
+    final = info["final_info"]
+    assert final["_action_mask"].tolist() == [False, True]
+    np.testing.assert_array_equal(final["action_mask"][1], expected["action_mask"])
+    assert not np.array_equal(info["action_mask"][1], expected["action_mask"])
+    assert (final["action_mask"].shape, final["action_mask"].dtype) == (info["action_mask"].shape, np.int8)
+
+
 @pytest.mark.parametrize("number", [-1, 10**6, 0.5, np.nan])
 def test_a_number_outside_is_refused_with_the_range(number):
     env = FlatDiscrete(make())

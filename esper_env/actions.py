@@ -196,14 +196,14 @@ def decode(vectors: Ints, num_slots: int, num_blueprints: int) -> Actions:
     )
 
 
-def as_vectors(actions: object, envs: int) -> Ints:
-    """Check that `actions` are `[envs, 8]` whole numbers, and return them as such.
+def as_vectors(actions: object, envs: int | None = None) -> Ints:
+    """Check that `actions` are `[envs, 8]` whole numbers, or 8 for a single environment, and return them `[envs, 8]`.
 
     Raises:
         ValueError: when they are not. Values outside the action space are no error: they run as WAIT.
     """
     vectors = np.asarray(actions)
-    expected = (envs, len(HEAD_NAMES))
+    expected = (len(HEAD_NAMES),) if envs is None else (envs, len(HEAD_NAMES))
     if vectors.shape != expected:
         raise ValueError(
             f"An action is {len(HEAD_NAMES)} numbers ({', '.join(HEAD_NAMES)}), so {expected} are expected here; "
@@ -211,4 +211,4 @@ def as_vectors(actions: object, envs: int) -> Ints:
         )
     if not np.issubdtype(vectors.dtype, np.integer):
         raise ValueError(f"An action holds whole numbers; got dtype {vectors.dtype}. Round or cast it first.")
-    return vectors.astype(np.int64)
+    return vectors.reshape(-1, len(HEAD_NAMES)).astype(np.int64)

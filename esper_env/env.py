@@ -220,7 +220,7 @@ val_samples |
         if not self._running:
             problem = "The episode is over" if self._begun else "No episode has begun"
             raise ResetNeeded(f"{problem}: call reset() before step().")
-        vectors = as_vectors(np.asarray(action)[None], 1)
+        vectors = as_vectors(action)
         outcome = self._simulation.step(vectors)
         self._running = not outcome.terminated[0]
         if self._viewer is not None:

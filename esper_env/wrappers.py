@@ -24,7 +24,7 @@ from gymnasium.vector.utils import batch_space
 
 from esper_env.actions import CANONICAL_ACTION, CAUSAL_MASK, HEAD_INDEX, Op, blueprint_names, head_sizes
 from esper_env.arrays import Bools, Ints
-from esper_env.config import EnvConfig
+from esper_env.config import ConfigError, EnvConfig
 from esper_env.env import SeedEnv
 from esper_env.masks import head_slices
 from esper_env.simulation import Simulation
@@ -75,7 +75,7 @@ class JointActions:
         return legal
 
     def lookup(self, numbers: Any) -> Ints:
-        """The vectors of these numbers."""
+        """The vectors of these numbers, `[..., 8]`."""
         chosen = np.asarray(numbers)
         if not np.issubdtype(chosen.dtype, np.integer) or (chosen < 0).any() or (chosen >= len(self)).any():
             raise ValueError(f"An action is a whole number from 0 to {len(self) - 1} here; got {numbers!r}.")
@@ -86,6 +86,12 @@ class JointActions:
 def _joint_actions(config: EnvConfig, heads: spaces.MultiDiscrete) -> JointActions:
     """Those of an environment; blueprints may have been registered since it was made."""
     return JointActions(config.num_slots, config.blueprints, int(heads.nvec[HEAD_INDEX["blueprint"]]))
+
+
+def _check_shape(numbers: Any, shape: tuple[int, ...]) -> None:
+    if np.shape(numbers) != shape:
+        what = f"{shape[0]} numbers, one for each host," if shape else "a single number"
+        raise ValueError(f"An action is {what} here; got {numbers!r}.")
 
 
 def _with_mask(info: dict[str, Any], mask: Bools) -> dict[str, Any]:
@@ -102,7 +108,11 @@ class FlatDiscrete(gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.Record
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         gymnasium.utils.RecordConstructorArgs.__init__(self)
         super().__init__(env)
-        bare = cast(SeedEnv, env.unwrapped)
+        bare = env.unwrapped
+        if not isinstance(bare, SeedEnv):
+            raise ConfigError(
+                f"FlatDiscrete wraps Esper's environments, such as Esper-Seed-v0, not a {type(bare).__name__}."
+            )
         self.joint_actions = _joint_actions(bare.config, bare.action_space)
         self.action_space = spaces.Discrete(len(self.joint_actions))
 
@@ -113,6 +123,7 @@ class FlatDiscrete(gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.Record
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Take the action of this number."""
+        _check_shape(action, ())
         observation, reward, terminated, truncated, info = self.env.step(self.joint_actions.lookup(action))
         return observation, reward, terminated, truncated, _with_mask(info, self.action_masks())
 
@@ -130,7 +141,12 @@ class FlatDiscreteVector(VectorWrapper):
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
         super().__init__(env)
-        bare = cast(SeedVectorEnv, env.unwrapped)
+        bare = env.unwrapped
+        if not isinstance(bare, SeedVectorEnv):
+            raise ConfigError(
+                "FlatDiscreteVector wraps a SeedVectorEnv: gymnasium.make_vec with "
+                f"vectorization_mode='vector_entry_point', not a {type(bare).__name__}."
+            )
         heads = cast(spaces.MultiDiscrete, bare.single_action_space)
         self.joint_actions = _joint_actions(bare.config, heads)
         self.single_action_space = spaces.Discrete(len(self.joint_actions))
@@ -143,6 +159,7 @@ class FlatDiscreteVector(VectorWrapper):
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Take the actions of these numbers, one per host."""
+        _check_shape(actions, (self.num_envs,))
         observation, reward, terminated, truncated, info = self.env.step(self.joint_actions.lookup(actions))
         if "final_info" in info:
             info["final_info"] = _with_mask(info["final_info"], self._final_masks(info["final_obs"]))

@@ -171,7 +171,7 @@ def test_stepping_after_the_end_is_refused_until_a_reset():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([0, 1], r"An action is 8 numbers \(slot, blueprint, .*, op\).*got shape \(1, 2\)"),
+        ([0, 1], r"An action is 8 numbers \(slot, blueprint, .*, op\), so \(8,\) are expected here; got shape \(2,\)"),
         (3, "An action is 8 numbers"),
         ([[0] * 8], "An action is 8 numbers"),
         (np.zeros(8), "whole numbers; got dtype float64"),

@@ -6,6 +6,7 @@ from gymnasium.wrappers import FlattenObservation
 
 from esper_env import actions
 from esper_env.actions import BLUEPRINTS, CAUSAL_MASK, CNN, HEAD_INDEX, BlueprintRow, Op, blueprint_names
+from esper_env.config import ConfigError
 from esper_env.lifecycle.legality import permitted
 from esper_env.wrappers import FlatDiscrete, FlatDiscreteVector, JointActions
 from tests.conftest import BRIEF, HASTY
@@ -196,6 +197,24 @@ def test_the_last_info_of_an_episode_has_the_mask_of_its_last_observation():
     np.testing.assert_array_equal(final["action_mask"][1], expected["action_mask"])
     assert not np.array_equal(info["action_mask"][1], expected["action_mask"])
     assert (final["action_mask"].shape, final["action_mask"].dtype) == (info["action_mask"].shape, np.int8)
+
+
+def test_actions_of_another_shape_are_refused_in_numbers_not_in_heads():
+    env, envs = FlatDiscrete(make()), FlatDiscreteVector(gym.make_vec(ID, 2, "vector_entry_point", **OPTIONS))
+    env.reset(seed=0), envs.reset(seed=0)
+    for action in ([0], [0] * 8):
+        with pytest.raises(ValueError, match=r"An action is a single number here; got \[0"):
+            env.step(action)
+    for numbers in (0, [0], [[0, 0]]):
+        with pytest.raises(ValueError, match="An action is 2 numbers, one for each host, here; got"):
+            envs.step(numbers)
+
+
+def test_environments_of_others_are_refused():
+    with pytest.raises(ConfigError, match=r"FlatDiscrete wraps Esper's environments, .* not a CartPoleEnv"):
+        FlatDiscrete(gym.make("CartPole-v1"))
+    with pytest.raises(ConfigError, match="vectorization_mode='vector_entry_point', not a SyncVectorEnv"):
+        FlatDiscreteVector(gym.make_vec(ID, 2, "sync", **OPTIONS))
 
 
 @pytest.mark.parametrize("number", [-1, 10**6, 0.5, np.nan])

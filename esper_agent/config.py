@@ -85,6 +85,7 @@ class PolicyConfig(Options):
     """Compile the step that acts (never the training sequence); implies `python_lstm`."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("width", self.width, 1, whole=True)
         check_number("head_width", self.head_width, 1, whole=True)
         check_number("blueprint_layers", self.blueprint_layers, 2, whole=True)
@@ -166,6 +167,7 @@ class PPOConfig(Options):
     """Steps in a row with a non-finite loss or gradient (each is skipped) that end the training."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("gamma", "gae_lambda"):
             check_number(name, getattr(self, name), 0, 1)
         if self.baseline is not None:

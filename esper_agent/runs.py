@@ -77,6 +77,7 @@ class TrainConfig(Options):
     """Device of the policy; that of the environment is one of its own arguments."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not str(self.run).strip():
             raise ConfigError("run is empty: give the folder that the run's files go to, such as runs/mine.")
         for name in ("steps", "num_envs", "threads", "workers", "checkpoint_interval", "keep", "evaluation_interval"):

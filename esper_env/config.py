@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
+
+import numpy as np
 
 
 class ConfigError(ValueError):
@@ -21,8 +24,22 @@ def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> str:
     return f"Unknown {kind} {name!r}.{hint} Allowed: {', '.join(options)}."
 
 
+def plain(value: Any) -> Any:
+    """Numbers of NumPy as those of Python, which survive JSON, also inside of a dict; anything else as it is."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return {name: plain(part) for name, part in value.items()} if isinstance(value, dict) else value
+
+
 class Options:
-    """Mixin for a configuration dataclass: construction from a mapping, with unknown names refused."""
+    """Mixin for a configuration dataclass: construction from a mapping, with unknown names refused.
+
+    Whoever checks its fields in `__post_init__` calls this one first.
+    """
+
+    def __post_init__(self) -> None:
+        for f in fields(self):  # type: ignore[arg-type]
+            object.__setattr__(self, f.name, plain(getattr(self, f.name)))
 
     @classmethod
     def from_mapping(cls, kind: str, values: Mapping[str, Any] | Self | None, beside: Iterable[str] = ()) -> Self:
@@ -43,7 +60,10 @@ class Options:
 def check_number(name: str, value: object, low: float, high: float = float("inf"), *, whole: bool = False) -> None:
     """Raise a `ConfigError` unless `value` is a number (a whole one, if asked) in `[low, high]`."""
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        raise ConfigError(f"{name} must be {'a whole number' if whole else 'a number'}, got {value!r}.")
+        kind = "plain Python number" if isinstance(value, np.generic) else "number"
+        raise ConfigError(f"{name} must be a {'whole ' if whole else ''}{kind}, got {value!r}.")
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        raise ConfigError(f"{name} must be a finite number, and this one has more than 300 digits.")
     if not math.isfinite(value):
         raise ConfigError(f"{name} must be a finite number, got {value!r}.")
     if not low <= value <= high:
@@ -77,6 +97,7 @@ class LifecycleConfig(Options):
     """Contribution in points that strict gate G5 asks for."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("max_seeds", self.max_seeds, 0, whole=True)
         check_flag("strict_gates", self.strict_gates)
         check_flag("auto_advance", self.auto_advance)
@@ -110,6 +131,7 @@ class TrainingConfig(Options):
     """Validation samples used; all of them when None in the task as well."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for f in fields(self):
             value, whole = getattr(self, f.name), f.name in ("batch_size", "batches_per_epoch", "val_samples")
             if value is not None or f.default is not None:
@@ -142,6 +164,7 @@ class RewardConfig(Options):
     minimal_prune_cost: float = 0.1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not isinstance(self.mode, str):
             raise ConfigError(f"reward mode must be a name, got {self.mode!r}.")
         check_number("reward.gamma", self.gamma, 0, 1)

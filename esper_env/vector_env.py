@@ -16,7 +16,7 @@ from torch import nn
 
 from esper_env.actions import CANONICAL_ACTION, as_vectors
 from esper_env.arrays import Bools, Ints
-from esper_env.config import ConfigError, check_number, unknown_name
+from esper_env.config import ConfigError, check_number, plain, unknown_name
 from esper_env.env import MAX_SEED
 from esper_env.info import report
 from esper_env.options import resolve
@@ -69,12 +69,17 @@ class SeedVectorEnv(VectorEnv[Observation, Ints, npt.NDArray[Any]]):
                 f"render_mode={render_mode!r}: many hosts at once are not drawn. To watch one, make a single "
                 "environment with this render_mode and reset it with that host's seed."
             )
+        num_envs, chunk, threads, max_episode_steps = map(plain, (num_envs, chunk, threads, max_episode_steps))
         check_number("num_envs", num_envs, 1, whole=True)
         check_number("threads", threads, 1, whole=True)
         for name, value in (("chunk", chunk), ("max_episode_steps", max_episode_steps)):
             if value is not None:
                 check_number(name, value, 1, whole=True)
-        self._made_with = {"chunk": chunk, "threads": threads, "max_episode_steps": max_episode_steps} | options
+        self._made_with: dict[str, Any] = {
+            "chunk": chunk,
+            "threads": threads,
+            "max_episode_steps": max_episode_steps,
+        } | options
         self.config, task = resolve(options, MADE_WITH)
         self.num_envs = num_envs
         self.autoreset_mode = _autoreset_mode(autoreset_mode)

@@ -1,6 +1,7 @@
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 
 from esper_agent import checkpoint
@@ -44,6 +45,16 @@ def test_a_configuration_survives_its_file(tmp_path):
     config = tiny(tmp_path, ppo=PPOConfig(clip=0.1), loggers=("tensorboard",), steps=UPDATE)
     train(config, show=quiet)
     assert load_config(tmp_path) == config
+
+
+def test_numbers_of_numpy_become_those_of_python_wherever_they_are_given():
+    ppo = PPOConfig(clip=np.float32(0.5), entropy_weights={"op": np.float32(2)})
+    config = TrainConfig(
+        num_envs=np.int64(2), ppo=ppo, env={"max_epochs": np.int64(3), "reward": {"rent": np.float32(1)}}
+    )
+    plain = PPOConfig(clip=0.5, entropy_weights={"op": 2.0})
+    assert config == TrainConfig(num_envs=2, ppo=plain, env={"max_epochs": 3, "reward": {"rent": 1.0}})
+    json.dumps(asdict(config))
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):

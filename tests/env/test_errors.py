@@ -1,5 +1,6 @@
 """Mistakes are answered with what was given, what is allowed, and how to go on; odd actions are no mistakes."""
 
+import json
 from dataclasses import fields, replace
 
 import gymnasium as gym
@@ -9,7 +10,7 @@ from gymnasium.error import ResetNeeded
 
 from esper_env import ConfigError, RewardConfig, Task, register_blueprint, register_reward, register_task
 from esper_env.actions import ACTION_HEADS, HEAD_INDEX, Op
-from esper_env.config import LifecycleConfig, TrainingConfig
+from esper_env.config import LifecycleConfig, TrainingConfig, check_number, plain
 from esper_env.env import SeedEnv
 from esper_env.reward import REWARDS
 from esper_env.tasks import find_task
@@ -55,6 +56,9 @@ SHORT = {"max_epochs": 3, "training": {"batches_per_epoch": 2, "val_samples": 64
         ({"download": None}, "download must be True or False, got None"),
         ({"counterfactual_interval": 0}, "counterfactual_interval must be at least 1"),
         ({"on_panic": "rolback"}, "Unknown on_panic 'rolback'. Did you mean 'rollback'"),
+        ({"training": {"host_lr": 10**400}}, "training.host_lr must be a finite number, and this one has more than"),
+        ({"max_epochs": np.float64(2)}, "max_epochs must be a whole number, got 2.0"),
+        ({"max_epochs": np.array(2)}, "max_epochs must be a whole number, got array"),
         ({"device": "abacus"}, "device must be a torch device .* got 'abacus'"),
         ({"data_dir": 3}, "data_dir must be a path as a string, got 3"),
     ],
@@ -90,6 +94,34 @@ def test_a_training_option_may_be_none_where_that_is_its_default():
     for name in {f.name for f in fields(TrainingConfig)} - nothing.keys():
         with pytest.raises(ConfigError, match=f"training.{name} must be a number, got None"):
             TrainingConfig(**{name: None})
+
+
+@pytest.mark.parametrize("env", [SeedEnv, SeedVectorEnv])
+def test_numbers_of_numpy_become_those_of_python(env):
+    given = {
+        "task": np.str_("digits"),
+        "max_epochs": np.int64(3),
+        "max_seeds": np.uint8(2),
+        "strict_gates": np.True_,
+        "reward": {"rent": np.float32(0.5)},
+        "lifecycle": {"embargo_epochs": np.int32(2)},
+        "training": {"host_lr": np.float32(0.25), "batch_size": np.int64(32)},
+    }
+    made = env(**given).config
+    assert made == env(**{name: plain(value) for name, value in given.items()}).config
+    assert json.loads(json.dumps(made.to_dict())) == made.to_dict()
+
+
+def test_the_sizes_of_a_stack_may_be_numbers_of_numpy():
+    envs = SeedVectorEnv(np.int64(2), threads=np.int8(1), chunk=np.int64(2), max_episode_steps=np.uint16(4), **SHORT)
+    assert type(envs.num_envs) is int
+    assert envs.fork().num_envs == 2
+
+
+def test_a_number_of_numpy_that_nobody_made_plain_is_asked_for_as_such():
+    check_number("steps", 3, 1, whole=True)
+    with pytest.raises(ConfigError, match=r"steps must be a whole plain Python number, got np.int64"):
+        check_number("steps", np.int64(3), 1, whole=True)
 
 
 def test_a_mistake_is_explained_through_make_too():

@@ -74,6 +74,11 @@ def check_device(device: str) -> None:
         raise ConfigError(f"device must be a torch device such as 'cpu' or 'cuda', got {device!r}.") from error
     if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device={device!r} was asked for, but torch sees no CUDA device here; use 'cpu'.")
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:  # every backend raises an error of its own
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConfigError(f"device={device!r} was asked for, but torch cannot use it here ({reason}).") from error
 
 
 def _blueprints(asked: Any, topology: str) -> tuple[str, ...]:

@@ -59,6 +59,7 @@ SHORT = {"max_epochs": 3, "training": {"batches_per_epoch": 2, "val_samples": 64
         ({"training": {"host_lr": 10**400}}, "training.host_lr must be a finite number, and this one has more than"),
         ({"max_epochs": np.float64(2)}, "max_epochs must be a whole number, got 2.0"),
         ({"max_epochs": np.array(2)}, "max_epochs must be a whole number, got array"),
+        ({"device": "xla"}, r"device='xla' was asked for, but torch cannot use it here \(\w.*\)"),
         ({"device": "abacus"}, "device must be a torch device .* got 'abacus'"),
         ({"data_dir": 3}, "data_dir must be a path as a string, got 3"),
     ],

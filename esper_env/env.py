@@ -259,14 +259,17 @@ val_samples |
 
     _EVOLVING = ("_running", "_begun", "_np_random", "_np_random_seed")
 
+    def _shell(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._EVOLVING}
+
     def get_state(self) -> dict[str, Any]:
         """Everything that evolves, as an independent, picklable copy."""
-        state = pack(self._simulation, {name: getattr(self, name) for name in self._EVOLVING})
+        state = pack(self._simulation, self._shell())
         return state if self._viewer is None else state | {"frame": self._viewer.frame}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from a state; one that is foreign, older or of another configuration is refused."""
-        for name, value in unpack(self._simulation, self._EVOLVING, state).items():
+        for name, value in unpack(self._simulation, self._shell(), state).items():
             setattr(self, name, value)
         if self._viewer is not None:
             self._viewer.take_over(self._simulation, state.get("frame"))

@@ -280,8 +280,7 @@ class Simulation:
         views = [task.host.views(s.order, len(order[0])) for s in self.streams] if task.augment else None
         macs = self._macs.take(self._row + slots.blueprint) * LEARNING.take(slots.stage)
         macs = self._host_macs + macs.sum(1)
-        wanted = plan.beside(state.fossil)
-        growth = self.population.grow(state, order, wanted, self.rates, training.proximal, views)
+        growth = self.population.grow(state, order, plan.beside(state.fossil), self.rates, training.proximal, views)
         growth.flops += 6.0 * macs * len(order[0])  # forward, and backward twice as much; two flops a MAC
         found = growth.gradients
         slots.put_gradients(found.measured, found.norm, found.health, found.vanishing, found.exploding)
@@ -432,10 +431,13 @@ class Simulation:
 
     _EVOLVING = ("slots", "signals", "ledger", "governor", "counters", "streams", "terms", "coalition_score")
 
+    def parts(self) -> dict[str, Any]:
+        """Everything that evolves, as it is here: to look at."""
+        return {name: getattr(self, name) for name in self._EVOLVING} | {"networks": self.population.stacks}
+
     def get_state(self) -> dict[str, Any]:
         """Everything that evolves, as an independent copy."""
-        state = {name: getattr(self, name) for name in self._EVOLVING}
-        return copy.deepcopy(state | {"networks": self.population.stacks})
+        return copy.deepcopy(self.parts())
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from a state taken from a simulation of the same configuration and size."""

@@ -206,13 +206,16 @@ class SeedVectorEnv(VectorEnv[Observation, Ints, npt.NDArray[Any]]):
 
     _EVOLVING = ("_steps", "_over", "_begun", "_generators")
 
+    def _shell(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._EVOLVING}
+
     def get_state(self) -> dict[str, Any]:
         """Everything that evolves, as an independent, picklable copy."""
-        return pack(self._simulation, {name: getattr(self, name) for name in self._EVOLVING})
+        return pack(self._simulation, self._shell())
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from a state; one that is foreign, older or of another configuration is refused."""
-        for name, value in unpack(self._simulation, self._EVOLVING, state).items():
+        for name, value in unpack(self._simulation, self._shell(), state).items():
             setattr(self, name, value)
 
     def fork(self) -> Self:

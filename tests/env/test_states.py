@@ -11,6 +11,8 @@ from esper_env import actions
 from esper_env.actions import Op
 from esper_env.env import SeedEnv
 from esper_env.lifecycle.stages import Stage
+from esper_env.scaffolding import Ledger
+from esper_env.simulation import Simulation
 from esper_env.states import StateError
 from esper_env.vector_env import SeedVectorEnv
 from tests.conftest import HASTY, action, random_actions
@@ -192,6 +194,58 @@ def test_a_state_that_lacks_a_part_is_refused_and_changes_nothing(part):
     with pytest.raises(StateError, match="its simulation lacks ledger"):
         env.set_state(state)
     assert same(env.step(PLANT), undisturbed.step(PLANT))
+
+
+DAMAGE = [
+    (place, part)
+    for place, parts in {
+        (): {"envs": None, "stacks": None, "config": None, "blueprints": None, "simulation": None, "shell": []},
+        ("simulation",): {
+            "slots": None,
+            "signals": {},
+            "coalition_score": np.zeros(3),
+            "streams": [],
+            "networks": None,
+            "terms": [],
+            "counters": Ledger.start(np.zeros(2), 3),
+            "ledger": Ledger.start(np.zeros(3), 3),
+        },
+        ("shell",): {"_generators": [], "_steps": np.zeros(5), "_over": [False]},
+    }.items()
+    for part in parts.items()
+]
+
+
+@pytest.mark.parametrize(("place", "part"), DAMAGE, ids=[part[0] for _, part in DAMAGE])
+def test_a_state_with_a_damaged_part_is_refused_and_changes_nothing(place, part):
+    (name, value), envs, undisturbed, state = part, several(2), several(2), several(2).get_state()
+    envs.step(np.tile(PLANT, (2, 1))), undisturbed.step(np.tile(PLANT, (2, 1)))
+    holder = state[place[0]] if place else state
+    holder[name] = value
+    with pytest.raises(StateError, match=f"damaged: its {name} does not fit here"):
+        envs.set_state(state)
+    assert same(envs.step(np.tile(WAIT, (2, 1))), undisturbed.step(np.tile(WAIT, (2, 1))))
+    assert same(envs.reset(), undisturbed.reset())
+
+
+def test_a_state_with_stacks_of_another_number_is_refused():
+    envs, state = several(4, chunk=2), several(4, chunk=2).get_state()
+    state["simulation"]["networks"].pop()
+    with pytest.raises(StateError, match="its networks does not fit here, it is a list of 1"):
+        envs.set_state(state)
+
+
+def test_a_shell_that_lacks_something_is_not_mistaken_for_that_of_another_kind():
+    state = single().get_state()
+    del state["shell"]["_np_random"]
+    with pytest.raises(StateError, match="not whole: its shell lacks _np_random"):
+        single().set_state(state)
+
+
+def test_a_state_is_looked_at_without_a_copy_of_what_is_there(monkeypatch):
+    env, state = single(), single().get_state()
+    monkeypatch.setattr(Simulation, "get_state", lambda self: pytest.fail("copied"))
+    env.set_state(state)
 
 
 def test_a_state_without_a_version_is_refused():

@@ -17,6 +17,9 @@ VERSION = 3
 ENVELOPE = {"envs": int, "stacks": list, "config": dict, "blueprints": list, "simulation": dict, "shell": dict}
 """What a state holds beside its format and version, with the types."""
 
+WHEREABOUTS = frozenset(("data_dir", "download"))
+"""Options that a state may differ in: where data comes from changes nothing about it."""
+
 
 class StateError(ValueError):
     """A state that cannot be continued from here; the message says why."""
@@ -61,7 +64,7 @@ def unpack(simulation: Simulation, shell: Mapping[str, Any], state: Any) -> dict
             f"{list(simulation.blueprints)}: register the same ones in the same order."
         )
     mine, theirs = simulation.config.to_dict(), state["config"]
-    different = [name for name in mine if mine[name] != theirs.get(name)]
+    different = [name for name in mine if name not in WHEREABOUTS and mine[name] != theirs.get(name)]
     if different:
         detail = "; ".join(f"{name}: {theirs.get(name)!r} there, {mine[name]!r} here" for name in different)
         raise StateError(f"The state belongs to another configuration ({detail}). Make the environment with the same.")

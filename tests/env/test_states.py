@@ -15,7 +15,7 @@ from esper_env.scaffolding import Ledger
 from esper_env.simulation import Simulation
 from esper_env.states import StateError
 from esper_env.vector_env import SeedVectorEnv
-from tests.conftest import HASTY, action, random_actions
+from tests.conftest import BRIEF_FEW, HASTY, action, random_actions, write_cifar
 
 OPTIONS = {"max_epochs": 9, "training": {"batches_per_epoch": 2, "val_samples": 64}, "lifecycle": HASTY}
 WAIT, PLANT = action(), action(Op.GERMINATE, 0, "conv_light")
@@ -129,6 +129,14 @@ def several(count=2, **options):
     envs = SeedVectorEnv(count, **OPTIONS | options)
     envs.reset(seed=1)
     return envs
+
+
+def test_a_state_goes_on_where_the_same_data_is_kept_elsewhere(tmp_path):
+    write_cifar(tmp_path)
+    options = {"task": "cifar10_impaired", "training": BRIEF_FEW}
+    env, other = single(**options), SeedEnv(**OPTIONS | options, data_dir=str(tmp_path), download=True)
+    other.set_state(env.get_state())
+    assert same(env.step(PLANT), other.step(PLANT))
 
 
 @pytest.mark.parametrize(

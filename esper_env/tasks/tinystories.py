@@ -25,7 +25,7 @@ ADDRESSES = {name: f"{PAGE}/resolve/main/{name}" for name in (TRAIN, TEST)} | {
 SEPARATOR = "<|endoftext|>"
 BYTES, GPT2 = "bytes", "gpt2"
 VOCABULARY = {BYTES: 256, GPT2: 50257}
-BYTES_PER_TOKEN = 6
+BYTES_PER_TOKEN = {BYTES: 2, GPT2: 6}
 """More than a token takes on average: what is read of a file is enough for the texts wanted of it."""
 VAL_SHARE = 20
 """One training text in so many is held out for validation, if there are few."""
@@ -84,22 +84,22 @@ class TinyStories:
 def _load(source: TinyStories, root: Path, stamps: tuple[tuple[int, int], ...]) -> Dataset:
     """The data set of the files in `root` as they were at these times."""
     encode = _encoder(root / TOKENIZER) if source.vocabulary == GPT2 else _as_bytes
-    known = _tokens(root / TRAIN, source.train + source.val, source.length, encode)
-    held_out = source.test, source.length, encode
+    how = source.length, encode, BYTES_PER_TOKEN[source.vocabulary]
+    known = _tokens(root / TRAIN, source.train + source.val, *how)
     texts = (len(known) - 1) // source.length
     val = source.val if texts == source.train + source.val else min(source.val, max(texts // VAL_SHARE, 1))
     cut = (texts - val) * source.length
     if cut <= 0:
         raise _damage(root / TRAIN, f"it holds {len(known):,} tokens, and two texts of {source.length} are the least")
-    parts = (known[: cut + 1], known[cut:], _tokens(root / TEST, *held_out))
+    parts = (known[: cut + 1], known[cut:], _tokens(root / TEST, source.test, *how))
     return Dataset(*(windows(part, source.length) for part in parts))
 
 
-def _tokens(path: Path, texts: int, length: int, encode: Any) -> Tokens:
+def _tokens(path: Path, texts: int, length: int, encode: Any, bytes_per_token: int) -> Tokens:
     """The tokens of so many texts from the beginning of a file, or of all of it."""
     try:
         with path.open("rb") as file:
-            content = file.read((texts * length + 1) * BYTES_PER_TOKEN)
+            content = file.read((texts * length + 1) * bytes_per_token)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from error
     try:

@@ -52,6 +52,16 @@ def test_every_label_is_the_token_after_its_input(folder):
         assert split.inputs.dtype == np.uint8
 
 
+@pytest.mark.parametrize("letter", ["a", "“"])
+def test_of_bytes_no_more_is_read_than_twice_the_tokens_and_a_letter_cut_in_two_does_no_harm(folder, letter):
+    source = replace(SMALL, train=4, val=1, test=2)
+    for name, texts in ((TRAIN, 5), (TEST, 2)):
+        told = (folder / name).read_bytes()[: 2 * (texts * 32 + 1) - 1] + letter.encode()
+        (folder / name).write_bytes(told + b"\xff" * 99)
+    data = source.at(str(folder), False).load()
+    assert [len(getattr(data, name)) for name in SPLITS] == [4, 1, 2]
+
+
 def test_short_files_give_what_they_have_and_keep_a_twentieth_for_validation(folder):
     source = replace(SMALL, train=10**6, val=10**6, test=10**6).at(str(folder), False)
     data = source.load()

@@ -18,7 +18,7 @@ from torch.autograd.function import Function
 
 from esper_env.actions import Algorithm
 from esper_env.arrays import Bools, Floats, Ints
-from esper_env.lifecycle.stages import BLENDED, Stage
+from esper_env.lifecycle.stages import BLENDED, FOSSIL, Stage
 from esper_env.network.layers import rescale
 from esper_env.network.transfer import upload, upload_together
 
@@ -44,10 +44,6 @@ def add_rows(out: Tensor, n: int, index: Tensor, alpha: Tensor | None, correctio
     scaled = correction if alpha is None else correction * alpha.view(1, -1, 1, 1)
     rows = out.permute(0, 2, 3, 1).view(-1, n, out.shape[1] // n)  # a view or an error: a copy would lose the sum
     rows.index_add_(1, index, as_rows(scaled, len(index)))
-
-
-PERMANENT: Bools = np.arange(len(Stage)) == Stage.FOSSILIZED
-"""By stage: is a seed part of its host?"""
 
 
 @dataclass
@@ -94,7 +90,7 @@ def plan_bank(
     alpha: Floats,
     algorithm: Ints,
     device: torch.device,
-    open_stages: Bools = PERMANENT,
+    open_stages: Bools = FOSSIL,
 ) -> BankPlan:
     """Plan the epoch of a bank from the stage, alpha and algorithm of every environment in its slot.
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from esper_env.arrays import Bools, Floats, Ints
 from esper_env.config import ConfigError
-from esper_env.lifecycle.stages import BLENDED
-from esper_env.network.blending import PERMANENT, BankPlan, Blend, Tap, correct, plan_bank
+from esper_env.lifecycle.stages import BLENDED, FOSSIL
+from esper_env.network.blending import BankPlan, Blend, Tap, correct, plan_bank
 from esper_env.network.blueprints import IMPLEMENTATIONS
 from esper_env.network.gates import GATES
 from esper_env.network.host import Host
@@ -94,7 +94,7 @@ class StackedNetwork:
         plans: list[SlotPlan] = [SlotPlan([], []) for _ in self.host.slots]
         for key, bank in self.banks.items():
             slot, channels = key[0], self.host.slots[key[0]].channels
-            index, open_stages = bank.index(), PERMANENT if self.host.isolated else BLENDED
+            index, open_stages = bank.index(), FOSSIL if self.host.isolated else BLENDED
             now = stage[:, slot], alpha[:, slot], algorithm[:, slot]
             plan = plan_bank(index, len(bank.envs), channels, *now, self.device, open_stages)
             if plan.running:

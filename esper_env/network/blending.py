@@ -19,13 +19,8 @@ from torch.autograd.function import Function
 from esper_env.actions import Algorithm
 from esper_env.arrays import Bools, Floats, Ints
 from esper_env.lifecycle.stages import BLENDED, FOSSIL, Stage
-from esper_env.network.layers import rescale
+from esper_env.network.layers import as_rows, rescale
 from esper_env.network.transfer import upload, upload_together
-
-
-def as_rows(x: Tensor, n: int) -> Tensor:
-    """Maps `[batch, n * channels, h, w]` as `[positions, n, channels]`, without a copy."""
-    return x.permute(0, 2, 3, 1).reshape(-1, n, x.shape[1] // n)
 
 
 def as_maps(rows: Tensor, like: Tensor) -> Tensor:

@@ -30,6 +30,11 @@ NORM_EPSILON = 1e-5
 """Added to variances; torch's default."""
 
 
+def as_rows(x: Tensor, n: int) -> Tensor:
+    """Maps `[batch, n * channels, h, w]` as rows `[batch * positions, n, channels]`, without a copy."""
+    return x.permute(0, 2, 3, 1).reshape(-1, n, x.shape[1] // n)
+
+
 def conv(x: Tensor, weight: Tensor, depthwise: bool = False) -> Tensor:
     """Shape-preserving convolution without bias; weight `[n, out, in, k, k]` (`in` is 1 when depthwise)."""
     n, out, into, kernel = weight.shape[:4]
@@ -43,9 +48,8 @@ def conv(x: Tensor, weight: Tensor, depthwise: bool = False) -> Tensor:
 
 def _mix_channels(x: Tensor, weight: Tensor) -> Tensor:
     """1×1 convolution as products of matrices; weight `[n, out, in]`."""
-    (batch, _, height, width), (n, out, into) = x.shape, weight.shape
-    rows = x.permute(0, 2, 3, 1).reshape(-1, n, into).transpose(0, 1)
-    mixed = linear(rows, weight.transpose(1, 2))
+    (batch, _, height, width), (n, out, _) = x.shape, weight.shape
+    mixed = linear(as_rows(x, n).transpose(0, 1), weight.transpose(1, 2))
     return mixed.transpose(0, 1).reshape(batch, height, width, n * out).permute(0, 3, 1, 2)
 
 

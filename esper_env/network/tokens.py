@@ -11,12 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from esper_env.network.layers import linear
-
-
-def as_rows(x: Tensor, n: int) -> Tensor:
-    """Maps as rows `[batch * positions, n, width]`, without a copy."""
-    return x.permute(0, 2, 3, 1).reshape(-1, n, x.shape[1] // n)
+from esper_env.network.layers import as_rows, linear
 
 
 def as_vectors(x: Tensor, n: int) -> Tensor:

@@ -138,7 +138,7 @@ class TransformerHost:
     def block(self, parameters: Mapping[str, Tensor], index: int, x: Tensor) -> Tensor:
         """Attention and perceptron, each on a normalised copy of the residual stream, and added to it."""
         p = {name: parameters[f"layer{index}.{name}"] for name in LAYER}
-        batch, rows = x.shape[0], tokens.as_rows(x, len(p["scale0"]))
+        batch, rows = x.shape[0], layers.as_rows(x, len(p["scale0"]))
         v = tokens.layer_norm(rows, p["scale0"], p["shift0"]).transpose(0, 1)
         rows = rows + tokens.self_attention(v, p["attend"], p["attended"], batch, self.heads).transpose(0, 1)
         v = tokens.layer_norm(rows, p["scale1"], p["shift1"]).transpose(0, 1)
@@ -152,7 +152,7 @@ class TransformerHost:
     def classify(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Logits `[n, batch * length, classes]` of the token after each position."""
         table = parameters["embedding.tokens"]
-        rows = tokens.as_rows(x, len(table))
+        rows = layers.as_rows(x, len(table))
         normed = tokens.layer_norm(rows, parameters["norm.scale"], parameters["norm.shift"])
         return layers.linear(normed.transpose(0, 1), table.transpose(1, 2))
 

@@ -10,9 +10,10 @@ from torch import nn
 
 from esper_env.actions import CNN, Algorithm
 from esper_env.lifecycle.stages import BLENDED, Stage
-from esper_env.network.blending import Blend, Tap, as_maps, as_rows, correct, plan_bank, select_rows
+from esper_env.network.blending import Blend, Tap, as_maps, correct, plan_bank, select_rows
 from esper_env.network.blueprints import IMPLEMENTATIONS
 from esper_env.network.cnn import CnnHost
+from esper_env.network.layers import as_rows
 from esper_env.network.network import StackedNetwork
 from tests.env.test_blueprints import PLAIN, PlainGate, load
 

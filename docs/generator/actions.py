@@ -93,7 +93,7 @@ def blueprints() -> str:
         examples.setdefault(task.host.topology, task)
     rows = []
     for number, row in enumerate(BLUEPRINTS):
-        kinds = {t: IMPLEMENTATIONS[row.name, t] for t in row.topologies if (row.name, t) in IMPLEMENTATIONS}
+        kinds = {topology: IMPLEMENTATIONS[row.name, topology] for topology in row.topologies}
         meaning = " ".join(dict.fromkeys(first_line(type(kind)) for kind in kinds.values()))
         sizes = [
             " / ".join(f"{kind.size(shape.channels):,}" for shape in examples[topology].host.slots)
@@ -103,8 +103,6 @@ def blueprints() -> str:
         rows.append((number, code(row.name), " and ".join(row.topologies) or "none", meaning, "; ".join(sizes)))
     named = ", ".join(f"`{task.name}` ({topology})" for topology, task in examples.items())
     note = f"Parameters are those in the first to the last slot of {named}."
-    if any(row.topologies and not meaning for row, (*_, meaning, _) in zip(BLUEPRINTS, rows, strict=True)):
-        note += " What has no description is a place in the head that no host can use yet."
     return table(("Index", "Blueprint", "Hosts", "What it adds", "Parameters"), rows) + f"\n\n{note}"
 
 

@@ -56,4 +56,8 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'esper_env' has no attribute {name!r}")
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_NEEDING_TORCH})
+
+
 register_ids()

@@ -109,6 +109,10 @@ def test_packages_are_typed(package):
     assert (ROOT / package / "py.typed").exists()
 
 
+def test_whoever_lists_the_environment_package_sees_what_it_offers():
+    assert set(esper_env.__all__) <= set(dir(esper_env))
+
+
 # The distribution
 
 

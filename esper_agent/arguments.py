@@ -74,6 +74,7 @@ def sentence(box: str) -> str:
         return f"{missing[1]} needs {missing[2]}: {' '.join(missing[3].split())}"
     first = " ".join(first.split())
     text = re.sub(r"^(Error parsing )?(__tyro-dummy-inner__[^:]*: |\[\{.*?\}\]: )?", "", first)
+    text = re.sub(r"(?<=\.) Expected \d+ values\.$", "", text)
     text = text or "This is no command of esper."
     return text if text.endswith((".", ")")) else f"{text}."
 

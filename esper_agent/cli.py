@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import importlib
 import inspect
 import io
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass, make_dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import make_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union
 
 import tyro
 
@@ -22,6 +21,7 @@ from esper_agent.arguments import registry, sentence
 from esper_agent.commands import COMMANDS, Train
 from esper_agent.exits import FAILURE, INTERRUPTED
 from esper_agent.failures import cause, exit_code
+from esper_agent.flags import check_bare, flags, unknown_word
 from esper_agent.runs import TrainConfig, load_config
 from esper_env.config import ConfigError, unknown_name
 
@@ -42,6 +42,8 @@ def _bench(args: Sequence[str]) -> Any:
                 "pip install --editable '.[bench]'."
             ) from error
         _check_command("command of esper bench", args[1:], known)
+        if args[1:] and args[1] in known:
+            check_bare(known[args[1]], args, names=2)
         commands: Any = Union[tuple(_described(kind, name, args[1:]) for name, kind in known.items())]  # noqa: UP007
     else:
         commands = Literal["run", "tune", "report", "validate", "status"]
@@ -102,6 +104,8 @@ def _discard() -> None:
 
 def _parse(args: Sequence[str]) -> Callable[[], int]:
     _check_command("command", args, ("train", *COMMANDS, "bench"))
+    if args and args[0] in COMMANDS:
+        check_bare(COMMANDS[args[0]], args, names=1)
     kinds = [
         _described(Train, "train", args, default=Train(_settings(args))),
         *(_described(kind, name, args) for name, kind in COMMANDS.items()),
@@ -125,33 +129,13 @@ def _parse(args: Sequence[str]) -> Callable[[], int]:
             raise ConfigError(f"{sentence(said.getvalue())} {_where_to_look(args)}") from None
         raise
     if unknown:
-        raise ConfigError(f"{_unknown_flag(unknown[0], command)} {_where_to_look(args)}")
+        raise ConfigError(f"{unknown_word(unknown[0], list(flags(command)))} {_where_to_look(args)}")
     return command
 
 
 def _where_to_look(args: Sequence[str]) -> str:
     names = [arg for arg in args[: 2 if args[:1] == ["bench"] else 1] if not arg.startswith("-")]
     return f"To see what there is: {' '.join(('esper', *names, '--help'))}"
-
-
-def _unknown_flag(word: str, command: Any) -> str:
-    """The sentence for a word that a command has no use for, with the nearest flag that it has."""
-    flag = word.partition("=")[0]
-    near = difflib.get_close_matches(flag.replace("_", "-"), _flags(command), n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    said = f"Unknown flag {flag}." if flag.startswith("-") else f"Nothing is expected where {word!r} stands."
-    return f"{said}{hint}"
-
-
-def _flags(options: Any, prefix: str = "") -> Iterator[str]:
-    """The flags that set the fields of a dataclass, `--ppo.clip` for one inside another."""
-    for part in fields(options):
-        value = getattr(options, part.name)
-        if not is_dataclass(value):
-            yield f"--{prefix}{part.name}".replace("_", "-")
-        else:  # a nameless one, whose flags stand beside those around it, is annotated as such
-            nameless = get_origin(get_type_hints(type(options), include_extras=True)[part.name]) is Annotated
-            yield from _flags(value, prefix if nameless else f"{prefix}{part.name}.")
 
 
 ABOUT = """Grow neural networks while they train.

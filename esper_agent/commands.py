@@ -218,15 +218,15 @@ class List:
       esper list tasks
     """
 
-    what: tyro.conf.Positional[Literal["all", "ids", "tasks", "blueprints", "policies", "metrics"]] = "all"
+    table: tyro.conf.Positional[Literal["all", "ids", "tasks", "blueprints", "policies", "metrics"]] = "all"
     """Which table."""
 
     def __call__(self) -> int:
         """Print the tables."""
         from esper_agent.listing import SECTIONS, listing
 
-        if self.what != "all":
-            print(listing(self.what))
+        if self.table != "all":
+            print(listing(self.table))
             return DONE
         print("\n\n".join(f"{section}\n{'-' * len(section)}\n{listing(section)}" for section in SECTIONS))
         return DONE

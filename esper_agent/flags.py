@@ -1,0 +1,76 @@
+"""The flags of a command: which it has, and what is said of one that it has not."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import tyro
+
+from esper_env.config import ConfigError
+
+
+def flags(options: Any, prefix: str = "") -> Iterator[str]:
+    """Those that set the fields of a dataclass, `--ppo.clip` for one inside another."""
+    hints = get_type_hints(type(options), include_extras=True)
+    for part in fields(options):
+        value, annotated = getattr(options, part.name), get_origin(hints[part.name]) is Annotated
+        if is_dataclass(value):  # a nameless one, whose flags stand beside those around it, is annotated as such
+            yield from flags(value, prefix if annotated else f"{prefix}{part.name}.")
+        elif not _is_bare(hints[part.name]):
+            yield f"--{prefix}{part.name}".replace("_", "-")
+
+
+def unknown_word(word: str, known: Collection[str]) -> str:
+    """The sentence for a word that a command has no use for, with the nearest flag that it has."""
+    flag = word.partition("=")[0]
+    near = difflib.get_close_matches(flag.replace("_", "-"), known, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    said = f"Unknown flag {flag}." if flag.startswith("-") else f"Nothing is expected where {word!r} stands."
+    return f"{said}{hint}"
+
+
+def check_bare(kind: Any, words: Sequence[str], names: int) -> None:
+    """Refuse the unknown flags of a command that takes something without a flag.
+
+    tyro would count what follows them as theirs, and say that it is missing.
+
+    Args:
+        kind: the command's dataclass.
+        words: all of the command line.
+        names: how many of them, from the first on, name the command.
+
+    Raises:
+        ConfigError: with the command line that does without, where only the flag is too much.
+    """
+    hints = get_type_hints(kind, include_extras=True)
+    bare = [part.name for part in fields(kind) if _is_bare(hints[part.name])]
+    known = [f"--{part.name}".replace("_", "-") for part in fields(kind) if part.name not in bare]
+    if not bare or {"-h", "--help"} & set(words):
+        return
+    for place, word in enumerate(words):
+        flag = word.partition("=")[0]
+        name = flag.removeprefix("--")
+        if not name or name == flag or flag.replace("_", "-") in known:
+            continue
+        command = " ".join(("esper", *words[:names]))
+        if name not in bare:
+            raise ConfigError(f"{unknown_word(word, known)} To see what there is: {command} --help")
+        mended = shlex.join(("esper", *words[:place], *_value(words[place:]), *words[place + 1 :]))
+        raise ConfigError(f"{command} takes the {name} without a flag: {mended}")
+
+
+def _value(words: Sequence[str]) -> Sequence[str]:
+    """What is to stand in the place of a flag, the first of these words: nothing where its value follows."""
+    flag, given, value = words[0].partition("=")
+    if given:
+        return [value]
+    follows = len(words) > 1 and not words[1].startswith("-")
+    return [] if follows else [flag.removeprefix("--").upper()]
+
+
+def _is_bare(hint: Any) -> bool:
+    return get_origin(hint) is Annotated and tyro.conf.Positional in get_args(hint)[1:]

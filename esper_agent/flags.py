@@ -10,7 +10,41 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import tyro
 
-from esper_env.config import ConfigError
+from esper_agent.config import PolicyConfig
+from esper_env.config import ConfigError, EnvOptions
+
+ELSEWHERE = {
+    "lr": "learning-rate",
+    "lam": "gae-lambda",
+    "lambda": "gae-lambda",
+    "discount": "gamma",
+    "ent-coef": "entropy-coefficient",
+    "entropy-coef": "entropy-coefficient",
+    "vf-coef": "value-coefficient",
+    "value-coef": "value-coefficient",
+    "max-grad-norm": "max-gradient-norm",
+    "grad-clip": "max-gradient-norm",
+    "clip-range": "clip",
+    "clip-coef": "clip",
+    "batch-size": "minibatches",
+    "minibatch-size": "minibatches",
+    "num-minibatches": "minibatches",
+    "n-epochs": "epochs",
+    "update-epochs": "epochs",
+    "n-envs": "num-envs",
+    "n-steps": "rollout-steps",
+    "num-steps": "rollout-steps",
+    "total-timesteps": "steps",
+    "timesteps": "steps",
+    "logdir": "run",
+    "log-dir": "run",
+    "out-dir": "run",
+    "output-dir": "run",
+}
+"""What other programs call a setting, and the last part of the flag that sets it here."""
+
+INSIDE = {"--env": EnvOptions, "--policy-options": PolicyConfig}
+"""Flags that take a mapping, and the settings that stand inside it."""
 
 
 def flags(options: Any, prefix: str = "") -> Iterator[str]:
@@ -25,12 +59,32 @@ def flags(options: Any, prefix: str = "") -> Iterator[str]:
 
 
 def unknown_word(word: str, known: Collection[str]) -> str:
-    """The sentence for a word that a command has no use for, with the nearest flag that it has."""
+    """The sentence for a word that a command has no use for, with the flag of its own that may have been meant."""
     flag = word.partition("=")[0]
-    near = difflib.get_close_matches(flag.replace("_", "-"), known, n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
+    meant = _meant(flag.replace("_", "-"), known)
+    hint = f" Did you mean {meant}?" if meant else ""
     said = f"Unknown flag {flag}." if flag.startswith("-") else f"Nothing is expected where {word!r} stands."
     return f"{said}{hint}"
+
+
+def _meant(flag: str, known: Collection[str]) -> str | None:
+    """Under another name or at another place; else the flag that is spelt nearly like it."""
+    name = _last(flag)
+    for other in known:
+        if _last(other) == ELSEWHERE.get(name, name):
+            return other
+    for holder, options in INSIDE.items():
+        setting = name.replace("-", "_")
+        if holder in known and setting in {part.name for part in fields(options)}:
+            return f"{holder} '{{\"{setting}\": ...}}'"
+    if name in ELSEWHERE:  # what it sets is not for this command to set, whatever is spelt like it
+        return None
+    return next(iter(difflib.get_close_matches(flag, known, n=1)), None)
+
+
+def _last(flag: str) -> str:
+    """The name behind the dashes and the dots."""
+    return flag.lstrip("-").rpartition(".")[2]
 
 
 def check_bare(kind: Any, words: Sequence[str], names: int) -> None:

@@ -8,6 +8,8 @@ import sys
 import pytest
 
 from esper_agent import cli, commands, doctor
+from esper_agent.flags import ELSEWHERE
+from esper_agent.flags import flags as known_flags
 from esper_agent.listing import listing
 from esper_agent.policies.registry import policy_names
 from esper_agent.runs import TrainConfig, load_config
@@ -110,6 +112,13 @@ def test_the_command_that_goes_on_can_be_pasted_whatever_the_folder_is_called(mo
         ),
         (("train", "--ppo.clp=3"), "Did you mean --ppo.clip?"),
         (("train", "--num_env", "3"), "Did you mean --num-envs?"),
+        (("train", "--ppo.lr", "1"), "Unknown flag --ppo.lr. Did you mean --ppo.learning-rate? To see"),
+        (("train", "--ent_coef=1"), "Did you mean --ppo.entropy-coefficient?"),
+        (("train", "--clip", "1"), "Did you mean --ppo.clip?"),
+        (("train", "--n-envs", "1"), "Did you mean --num-envs?"),
+        (("train", "--max-epochs", "1"), "Did you mean --env '{\"max_epochs\": ...}'?"),
+        (("train", "--width", "1"), "Did you mean --policy-options '{\"width\": ...}'?"),
+        (("demo", "--lr", "1"), "Unknown flag --lr. To see"),
         (("doctor", "--nothing-like-it"), "Unknown flag --nothing-like-it. To see what there is: esper doctor"),
         (("bench", "status", "extra"), "Nothing is expected where 'extra' stands."),
         (("train", "--steps", "many"), "error: --steps: expected a whole number, got 'many'. To see what"),
@@ -159,6 +168,13 @@ def test_bad_usage_exits_2_and_says_why_in_one_line(capsys, words, said):
     assert (out, err.count("\n")) == ("", 1)
     assert err.startswith("error: ")
     assert said in err
+
+
+def test_a_flag_of_another_name_leads_to_one_that_there_is():
+    assert set(ELSEWHERE.values()) <= {
+        flag.rpartition(".")[2].lstrip("-") for flag in known_flags(commands.Train(TrainConfig()))
+    }
+    assert all(name != flag for name, flag in ELSEWHERE.items())
 
 
 def test_none_is_a_number_where_it_may_be():

@@ -83,7 +83,12 @@ class TrainConfig(Options):
         for name in ("steps", "num_envs", "threads", "workers", "checkpoint_interval", "keep", "evaluation_interval"):
             check_number(name, getattr(self, name), 1, whole=True)
         check_number("evaluation_episodes", self.evaluation_episodes, 0, whole=True)
-        check_number("seed", self.seed, 0, SELECTION_SEED // HOST_SEEDS - 1, whole=True)
+        check_number("seed", self.seed, 0, whole=True)
+        if self.seed > (last := SELECTION_SEED // HOST_SEEDS - 1):
+            raise ConfigError(
+                f"seed must be between 0 and {last}, got {self.seed}: later seeds would begin with hosts that are kept "
+                "for choosing checkpoints and for evaluation."
+            )
         if self.seed * HOST_SEEDS + self.num_envs > SELECTION_SEED:
             raise ConfigError(f"num_envs must be at most {SELECTION_SEED - self.seed * HOST_SEEDS} with this seed.")
         for name in self.loggers:

@@ -20,7 +20,8 @@ from tests.agent.test_train import UPDATE, last, quiet, same, tiny
         ({"env": {"threads": 2}}, "Give threads as an argument of its own"),
         ({"env": {"render_mode": "ansi"}}, "leave render_mode out of env"),
         ({"steps": 0}, "steps must be at least 1"),
-        ({"seed": 900}, "seed must be between 0 and 899"),
+        ({"seed": 900}, "seed must be between 0 and 899, got 900: later seeds would begin with hosts that are kept"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"seed": 899, "num_envs": 1001}, "num_envs must be at most 1000"),
     ],
 )

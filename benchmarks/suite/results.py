@@ -86,7 +86,8 @@ def read_agent(folder: Path) -> Agent:
     path = folder / MANIFEST
     if not path.exists():
         raise ConfigError(
-            f"There are no results in {folder}: {MANIFEST} is missing. SUBMISSION.md tells what belongs there."
+            f"There are no results in {folder}: {MANIFEST} is missing. benchmarks/suite/SUBMISSION.md tells what "
+            "belongs there."
         )
     try:
         manifest = json.loads(path.read_text())

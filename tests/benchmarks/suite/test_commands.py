@@ -1,4 +1,5 @@
 import importlib
+import re
 import sys
 
 import pytest
@@ -79,6 +80,12 @@ def test_results_that_do_not_score_what_they_say_exit_1(tmp_path, capsys):
 def test_an_agent_that_is_not_in_the_protocol_exits_2_with_a_hint(tmp_path, capsys):
     assert cli.run(["bench", "run", "--agent", "lstmm", "--runs", str(tmp_path)]) == 2
     assert "Did you mean 'lstm'" in capsys.readouterr().err
+
+
+def test_a_folder_without_results_leads_to_the_guide(tmp_path, capsys):
+    assert cli.run(["bench", "validate", str(tmp_path)]) == 2
+    (guide,) = re.findall(r"(\S+\.md) tells", capsys.readouterr().err)
+    assert (commands.HERE.parent / guide).exists()
 
 
 def test_without_a_checkout_the_command_says_where_it_is(monkeypatch, capsys):

@@ -119,7 +119,7 @@ class Report:
 class Validate:
     """Replay an agent's recorded actions and confirm its scores.
 
-    They must agree bit for bit, unless a tolerance is given; the exit code is 1 where they do not.
+    They must agree bit for bit, or within a tolerance; else the exit code is 1.
 
     Examples:
       esper bench validate benchmarks/results/lstm

@@ -19,10 +19,11 @@ import tyro
 
 from esper_agent.arguments import registry, sentence
 from esper_agent.commands import COMMANDS, Train
-from esper_agent.exits import FAILURE, INTERRUPTED
+from esper_agent.exits import DONE, FAILURE, INTERRUPTED
 from esper_agent.failures import cause, exit_code
 from esper_agent.flags import check_bare, flags, unknown_word
 from esper_agent.runs import TrainConfig, load_config
+from esper_env import __version__
 from esper_env.config import ConfigError, unknown_name
 
 
@@ -103,6 +104,10 @@ def _discard() -> None:
 
 
 def _parse(args: Sequence[str]) -> Callable[[], int]:
+    if args[:1] == ["--version"]:
+        return _tell_version
+    if args[:1] == ["help"]:
+        args = [*args[1:], "--help"]
     _check_command("command", args, ("train", *COMMANDS, "bench"))
     if args and args[0] in COMMANDS:
         check_bare(COMMANDS[args[0]], args, names=1)
@@ -133,6 +138,11 @@ def _parse(args: Sequence[str]) -> Callable[[], int]:
     return command
 
 
+def _tell_version() -> int:
+    print(f"esper {__version__}")
+    return DONE
+
+
 def _where_to_look(args: Sequence[str]) -> str:
     names = [arg for arg in args[: 2 if args[:1] == ["bench"] else 1] if not arg.startswith("-")]
     return f"To see what there is: {' '.join(('esper', *names, '--help'))}"
@@ -146,6 +156,8 @@ First steps, each with --help of its own:
   esper doctor                      what is here, and what is missing
 
 With --debug, anywhere, an error shows where it came from.
+
+With --version, alone, it says which Esper this is.
 """
 
 

@@ -19,6 +19,7 @@ from esper_agent.failures import cause, exit_code, require_writable
 from esper_agent.rollout.parallel import WorkerError
 from esper_agent.runs import TrainConfig
 from esper_agent.train import train
+from esper_env import __version__
 from esper_env.config import ConfigError
 from tests.agent.test_train import UPDATE, esper, flags, quiet, tiny
 
@@ -88,6 +89,20 @@ def test_help_has_examples_that_the_command_line_takes(words, helped, monkeypatc
 def test_a_list_of_commands_has_a_line_for_each(helped):
     assert "Examples" not in helped(())
     assert "Report versions, threads, devices and what is missing." in helped(())
+
+
+def test_help_is_a_word_as_well(helped, capsys):
+    for words in ((), ("train",), ("bench", "run")):
+        asked = helped(words)
+        with pytest.raises(SystemExit):
+            cli.run(["help", *words])
+        assert re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out) == asked
+
+
+def test_the_version_is_told(helped, capsys):
+    assert cli.run(["--version"]) == 0
+    assert capsys.readouterr().out == f"esper {__version__}\n"
+    assert "--version" in helped(())
 
 
 # Words

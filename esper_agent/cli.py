@@ -21,10 +21,10 @@ from esper_agent.arguments import registry, sentence
 from esper_agent.commands import COMMANDS, Train
 from esper_agent.exits import DONE, FAILURE, INTERRUPTED
 from esper_agent.failures import cause, exit_code
-from esper_agent.flags import check_bare, flags, unknown_word
+from esper_agent.flags import as_flags, check_bare, flags, unknown_word
 from esper_agent.runs import TrainConfig, load_config
 from esper_env import __version__
-from esper_env.config import ConfigError, unknown_name
+from esper_env.config import ConfigError, MissingDataError, unknown_name
 
 
 def _bench(args: Sequence[str]) -> Any:
@@ -70,6 +70,7 @@ def _called(bench: Any) -> int:
 def run(args: Sequence[str]) -> int:
     """Run a command; the exit code: 0, 2 for bad usage or configuration, 130 when interrupted, 1 for all else."""
     debug = "--debug" in args or os.environ.get("ESPER_DEBUG") == "1"
+    command: Callable[[], int] | None = None
     try:
         try:
             command = _parse([arg for arg in args if arg != "--debug"])
@@ -85,7 +86,8 @@ def run(args: Sequence[str]) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {cause(error)}", file=sys.stderr)
+        told = as_flags(error, list(flags(command))) if isinstance(error, MissingDataError) else ""
+        print(f"error: {cause(error)}{told}", file=sys.stderr)
         return exit_code(error)
 
 

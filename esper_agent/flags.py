@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import shlex
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields, is_dataclass
@@ -11,7 +12,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import tyro
 
 from esper_agent.config import PolicyConfig
-from esper_env.config import ConfigError, EnvOptions
+from esper_env.config import ConfigError, EnvOptions, MissingDataError
 
 ELSEWHERE = {
     "lr": "learning-rate",
@@ -46,6 +47,9 @@ ELSEWHERE = {
 INSIDE = {"--env": EnvOptions, "--policy-options": PolicyConfig}
 """Flags that take a mapping, and the settings that stand inside it."""
 
+EXAMPLES = {"data_dir": "FOLDER", "download": True}
+"""Values to show for options by which an environment finds data."""
+
 
 def flags(options: Any, prefix: str = "") -> Iterator[str]:
     """Those that set the fields of a dataclass, `--ppo.clip` for one inside another."""
@@ -56,6 +60,15 @@ def flags(options: Any, prefix: str = "") -> Iterator[str]:
             yield from flags(value, prefix if annotated else f"{prefix}{part.name}.")
         elif not _is_bare(hints[part.name]):
             yield f"--{prefix}{part.name}".replace("_", "-")
+
+
+def as_flags(error: MissingDataError, known: Collection[str]) -> str:
+    """How what would mend it is written on the command line; nothing for a command that sets no environment."""
+    if "--env" not in known:
+        return ""
+    mappings = [json.dumps({name: EXAMPLES[name] for name in remedy}) for remedy in error.remedies]
+    forms = [f"--env '{mapping}'" for mapping in mappings]
+    return f" On the command line that is {' or '.join(forms)}."
 
 
 def unknown_word(word: str, known: Collection[str]) -> str:

@@ -16,6 +16,15 @@ class ConfigError(ValueError):
     """A configuration that cannot work; the message says what to change."""
 
 
+class MissingDataError(ConfigError):
+    """Data that is not where it was looked for, with the options of an environment that would mend it."""
+
+    def __init__(self, message: str, *remedies: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.remedies = remedies
+        """Names of options that help if they are given together, and others that do so too."""
+
+
 def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> str:
     """The sentence for a name that does not exist, with the nearest one that does."""
     options = sorted(allowed)

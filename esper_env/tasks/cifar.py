@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from esper_env.config import ConfigError
-from esper_env.tasks.data import Dataset, Images, Labels, Split, data_root, stratified
+from esper_env.config import ConfigError, MissingDataError
+from esper_env.tasks.data import FETCH, HAVE, Dataset, Images, Labels, Split, data_root, stratified
 
 PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 SIZE, CHANNELS, CLASSES = 32, 3, 10
@@ -65,7 +65,7 @@ class Cifar10:
             _download(root)
             found = _find(root)
         if found is None:
-            raise ConfigError(_missing(root))
+            raise MissingDataError(_missing(root), HAVE, FETCH)
         return found
 
 

@@ -12,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from esper_env.actions import TRANSFORMER
-from esper_env.config import ConfigError
+from esper_env.config import ConfigError, MissingDataError
 from esper_env.network.host import Host
 
 DATA_DIR_VARIABLE = "ESPER_DATA_DIR"
+HAVE, FETCH = ("data_dir",), ("data_dir", "download")
+"""Options of an environment by which it finds files, or fetches them."""
 Images = npt.NDArray[np.float32]
 Texts = npt.NDArray[np.integer]
 Labels = npt.NDArray[np.int64]
@@ -91,8 +93,8 @@ def data_root(data_dir: Path | None, what: str, expected: str, *, download: bool
     if not place:
         where = f"give data_dir=, or set the environment variable {DATA_DIR_VARIABLE}"
         if download:
-            raise ConfigError(f"{what} needs a directory to be downloaded to: {where}.")
-        raise ConfigError(f"{what} needs a directory: {where}. {expected}")
+            raise MissingDataError(f"{what} needs a directory to be downloaded to: {where}.", FETCH)
+        raise MissingDataError(f"{what} needs a directory: {where}. {expected}", HAVE, FETCH)
     return Path(place).expanduser().resolve()
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from esper_env.config import ConfigError
-from esper_env.tasks.data import Dataset, data_root, windows
+from esper_env.config import ConfigError, MissingDataError
+from esper_env.tasks.data import FETCH, HAVE, Dataset, data_root, windows
 
 PAGE = "https://huggingface.co/datasets/roneneldan/TinyStories"
 TOKENIZER_PAGE = "https://huggingface.co/openai-community/gpt2"
@@ -67,7 +67,8 @@ class TinyStories:
             for name in missing:
                 _download(root / name)
         elif missing:
-            raise ConfigError(f"There is no {' and no '.join(missing)} in {root}. {self._expected()}")
+            there = f"There is no {' and no '.join(missing)} in {root}."
+            raise MissingDataError(f"{there} {self._expected()}", HAVE, FETCH)
         stamps = tuple((root / name).stat() for name in self._names)
         return _load(self, root, tuple((stamp.st_mtime_ns, stamp.st_size) for stamp in stamps))
 

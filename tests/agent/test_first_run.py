@@ -20,7 +20,7 @@ from esper_agent.rollout.parallel import WorkerError
 from esper_agent.runs import TrainConfig
 from esper_agent.train import train
 from esper_env import __version__
-from esper_env.config import ConfigError
+from esper_env.config import ConfigError, MissingDataError
 from tests.agent.test_train import UPDATE, esper, flags, quiet, tiny
 
 LEVELS = [
@@ -148,6 +148,7 @@ def test_missing_data_is_named_before_anything_is_built(capsys, monkeypatch, tmp
     assert code == 2
     assert str(tmp_path / "nowhere") in err
     assert "download=True" in err
+    assert err.endswith(""" --env '{"data_dir": "FOLDER"}' or --env '{"data_dir": "FOLDER", "download": true}'.\n""")
     assert err.count("\n") == 1
     assert not (tmp_path / "r").exists()
 
@@ -160,6 +161,16 @@ def test_a_download_without_a_place_is_not_answered_with_the_advice_to_download(
         assert code == 2
         assert "needs a directory to be downloaded to: give data_dir=" in err
         assert "download=True" not in err
+        assert err.endswith(""" that is --env '{"data_dir": "FOLDER", "download": true}'.\n""")
+
+
+def test_missing_data_of_a_run_is_not_answered_with_a_flag_that_its_report_has_not(capsys, monkeypatch, finished):
+    def missing(config):
+        raise MissingDataError("Data needs a directory.", ("data_dir",))
+
+    monkeypatch.setattr("esper_agent.evaluate.read_files", missing)
+    assert said(capsys, "report", str(finished)) == (2, "error: Data needs a directory.\n")
+    assert "--env" in said(capsys, "evaluate", "--run", str(finished))[1]
 
 
 @pytest.mark.parametrize(

@@ -78,8 +78,9 @@ def test_what_is_missing_is_named_with_where_to_get_it(folder, monkeypatch):
     with pytest.raises(ConfigError, match=rf"no {TRAIN} and no {TEST} in"):
         SMALL.at(str(folder / "nowhere"), False).load()
     monkeypatch.delenv("ESPER_DATA_DIR")
-    with pytest.raises(ConfigError, match="TinyStories needs a directory: give data_dir="):
+    with pytest.raises(ConfigError, match="TinyStories needs a directory: give data_dir=") as caught:
         SMALL.load()
+    assert pickle.loads(pickle.dumps(caught.value)).remedies == (("data_dir",), ("data_dir", "download"))
 
 
 @pytest.mark.parametrize(

@@ -204,9 +204,7 @@ def evaluate_run(
     """Evaluate the policy that a run has trained, in its own environment or in another one of the same sizes."""
     policy, config = load_policy(run, which)
     env = SeedVectorEnv(**env_options)
-    trained_on, plays = EnvSpec.of(SeedVectorEnv(**config.env_options)), EnvSpec.of(env)
-    if trained_on != plays:
-        raise ConfigError(f"The policy of {run} fits {trained_on}, but this environment is {plays}.")
+    EnvSpec.of(env).require(EnvSpec.of(SeedVectorEnv(**config.env_options)), run)
     read_files(env.config)
     return evaluate(
         policy,

@@ -94,7 +94,5 @@ def find_adviser(name: str, env: Any, which: str = "best") -> Adviser:
             raise ConfigError(f"Policy {name!r} has learned nothing yet: give the folder of a run that trained it.")
         return Adviser(name, policy, spec)
     trained, config = load_policy(run, which)
-    trained_on = EnvSpec.of(SeedVectorEnv(**config.env_options))  # which knows all options of a training
-    if trained_on != spec:
-        raise ConfigError(f"The policy of {run} fits {trained_on}, but this environment is {spec}.")
+    spec.require(EnvSpec.of(SeedVectorEnv(**config.env_options)), run)  # which knows all options of a training
     return Adviser(run.name, trained, spec, value_unit(run, which))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 from esper_env.actions import HEAD_NAMES, Op, head_sizes
+from esper_env.config import ConfigError
 
 OBSERVATION_KEYS = ("features", "blueprint_index", "action_mask", "slot_by_op")
 
@@ -56,6 +58,27 @@ class EnvSpec:
         spec = cls(nvec[0], nvec[1], int(observation_space["features"].shape[-1]))
         spec._check(nvec, observation_space)
         return spec
+
+    def require(self, trained_on: Self, run: Path) -> None:
+        """Refuse the policy of a run that was trained on other sizes.
+
+        Raises:
+            ConfigError: with both, and what to do.
+        """
+        if self == trained_on:
+            return
+        seen = (self.num_slots, self.num_blueprints) == (trained_on.num_slots, trained_on.num_blueprints)
+        raise ConfigError(
+            f"The policy of {run} was trained on {trained_on.told(features=seen)}; this environment has "
+            f"{self.told(features=seen)}. Choose a task or num_slots with the same, or a run that was trained on these."
+        )
+
+    def told(self, *, features: bool = False) -> str:
+        """Slots and blueprints in words, and `features` where they make a difference."""
+        sizes = {"slot": self.num_slots, "blueprint": self.num_blueprints}
+        sizes |= {"feature": self.num_features} if features else {}
+        *first, last = (f"{size} {name}{'s' * (size != 1)}" for name, size in sizes.items())
+        return f"{', '.join(first)} and {last}"
 
     def _check(self, nvec: tuple[int, ...], observation_space: Any) -> None:
         if nvec != self.head_sizes:

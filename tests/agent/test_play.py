@@ -250,8 +250,20 @@ def test_a_policy_trained_with_what_only_many_hosts_know_advises(tmp_path):
 
 
 def test_a_policy_for_other_sizes_is_refused(trained):
-    with pytest.raises(ConfigError, match="this environment is EnvSpec"):
-        find_adviser(str(trained), EnvSpec(5, 13, 170))
+    was = f"The policy of {trained} was trained on 3 slots"
+    for spec, said in (
+        (
+            EnvSpec(5, 13, 170),
+            f"{was} and 13 blueprints; this environment has 5 slots and 13 blueprints. Choose a task",
+        ),
+        (EnvSpec(1, 14, 54), f"{was} and 13 blueprints; this environment has 1 slot and 14 blueprints."),
+        (
+            EnvSpec(3, 13, 99),
+            f"{was}, 13 blueprints and 112 features; this environment has 3 slots, 13 blueprints and 99",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            find_adviser(str(trained), spec)
 
 
 def test_a_terminal_sees_one_frame_at_a_time_and_ctrl_c_ends_it():

@@ -19,6 +19,7 @@ from esper_agent.loggers import EpisodesFile
 from esper_agent.play_advice import Adviser, find_adviser
 from esper_agent.play_menu import Menu, RefusalError
 from esper_env.actions import CANONICAL_ACTION
+from esper_env.config import ConfigError
 from esper_env.env import SeedEnv
 from esper_env.render.screen import CLEAR
 from esper_env.threads import one_thread
@@ -102,6 +103,8 @@ class Game:
     def __init__(
         self, env_options: Mapping[str, Any], *, seed: int, advice: str | None = None, which: str = "best"
     ) -> None:
+        if "render_mode" in env_options:
+            raise ConfigError("An episode that a person plays is drawn as text in the terminal: leave render_mode out.")
         self.env_options, self.seed = dict(env_options), seed
         self.env = SeedEnv(render_mode="ansi", **self.env_options)
         self.adviser: Adviser | None = None if advice is None else find_adviser(advice, self.env, which)

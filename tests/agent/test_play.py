@@ -236,6 +236,7 @@ def test_a_trained_policy_gives_its_reasons_and_remembers(says, trained):
         (("--task", "digit"), "Did you mean 'digits'"),
         (("--seed", "-1"), "seed must be at least 0"),
         (("--env", '{"task": "shapes"}'), "Give task as an argument of its own"),
+        (("--env", '{"render_mode": "human"}'), "is drawn as text in the terminal: leave render_mode out.\n"),
     ],
 )
 def test_bad_usage_of_play_exits_2_and_says_why(capsys, words, said):

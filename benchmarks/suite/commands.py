@@ -9,9 +9,10 @@ from typing import Any
 import tyro
 
 from esper_agent.exits import INTERRUPTED
-from esper_env.config import ConfigError
+from esper_env.config import ConfigError, check_number
 
 HERE = Path(__file__).parents[1]
+UNLIMITED = float("inf")
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Run:
     """Training seeds; all of the protocol's when none is given."""
     budget: float = 1.0
     """Share of the protocol's training steps. Below 1 the agent is called name@share in files, tables and pictures."""
-    minutes: float = float("inf")
-    """Stop at the next checkpoint after so long."""
+    minutes: float = UNLIMITED
+    """Stop at the next checkpoint after so long; with 0, at the first."""
     threads: int = 2
     """Stacks of hosts run at the same time."""
     runs: Path = Path("runs/bench")
@@ -46,6 +47,7 @@ class Run:
         """Work."""
         from benchmarks.suite.runner import Runner
 
+        _check_means(self.threads, self.minutes)
         if not self.agent:
             raise ConfigError("Nothing to run: give --agent NAME ...; esper bench status lists the names.")
         runner = Runner(runs=self.runs, results=self.results, budget=self.budget)
@@ -68,7 +70,7 @@ class Tune:
     """A contestant with a grid: schedule or maskable-ppo-tuned."""
     task: str = "digits"
     """The task."""
-    minutes: float = float("inf")
+    minutes: float = UNLIMITED
     """Try no further setting after so long."""
     threads: int = 2
     """Stacks of hosts run at the same time."""
@@ -81,6 +83,7 @@ class Tune:
 
         from benchmarks.suite.runner import Runner
 
+        _check_means(self.threads, self.minutes)
         search = Runner(runs=self.runs).search(self.agent, self.task)
         deadline = time.monotonic() + 60 * self.minutes
         finished = search.run(scratch=self.runs / "tuning", threads=self.threads, deadline=deadline, show=_say)
@@ -108,6 +111,7 @@ class Report:
         from benchmarks.suite.report import write_report
         from benchmarks.suite.runner import Runner
 
+        _check_means(self.threads)
         fields = write_report(self.results, self.page, Runner().protocol, threads=self.threads)
         for task, field in fields.items():
             print(f"{task}: {', '.join(field.rows)}")
@@ -137,6 +141,8 @@ class Validate:
         from benchmarks.suite.runner import Runner
         from benchmarks.suite.validation import validate
 
+        _check_means(self.threads)
+        check_number("tolerance", self.tolerance, 0)
         verdict = validate(self.folder, Runner().protocol, tolerance=self.tolerance, threads=self.threads, show=_say)
         for finding in verdict.findings:
             print(finding)
@@ -164,6 +170,7 @@ class Status:
         from benchmarks.reports import table
         from benchmarks.suite.runner import Runner
 
+        check_number("speed", self.speed, 1e-3)
         rows, total, runner = [], 0, Runner(runs=self.runs, budget=self.budget)
         for entry, done, asked, left in runner.status():
             total += left
@@ -175,6 +182,12 @@ class Status:
         print(table(["entry", "steps a run", "finished", "steps left", "hours"], rows))
         print(f"\n{total:,} steps left: {total / self.speed / 3600:.1f} hours at {self.speed:g} steps a second.")
         return 0
+
+
+def _check_means(threads: int, minutes: float = UNLIMITED) -> None:
+    check_number("threads", threads, 1, whole=True)
+    if minutes != UNLIMITED:
+        check_number("minutes", minutes, 0)
 
 
 def _say(line: str) -> None:

@@ -82,6 +82,28 @@ def test_an_agent_that_is_not_in_the_protocol_exits_2_with_a_hint(tmp_path, caps
     assert "Did you mean 'lstm'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("run", "--agent", "wait", "--threads", "0"), "threads must be at least 1, got 0."),
+        (("run", "--agent", "wait", "--minutes", "-1"), "minutes must be at least 0, got -1.0."),
+        (("run", "--agent", "wait", "--minutes", "nan"), "minutes must be a finite number, got nan."),
+        (("tune", "--agent", "schedule", "--threads", "0"), "threads must be at least 1"),
+        (("tune", "--agent", "schedule", "--minutes", "-1"), "minutes must be at least 0"),
+        (("report", "--threads", "0"), "threads must be at least 1"),
+        (("validate", "nowhere", "--threads", "0"), "threads must be at least 1"),
+        (("validate", "nowhere", "--tolerance", "-1"), "tolerance must be at least 0"),
+        (("status", "--speed", "0"), "speed must be at least 0.001"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_before_anything_is_written(tmp_path, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(["bench", *words]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.startswith(f"error: {said}")) == ("", True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_without_results_leads_to_the_guide(tmp_path, capsys):
     assert cli.run(["bench", "validate", str(tmp_path)]) == 2
     (guide,) = re.findall(r"(\S+\.md) tells", capsys.readouterr().err)

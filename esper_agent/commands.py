@@ -275,6 +275,7 @@ class Demo:
 
         check_number("minutes", self.minutes, 0)
         check_number("episodes", self.episodes, 1, whole=True)
+        check_number("threads", self.threads, 1, whole=True)
         with progress() as show:
             finished = demo(self.run, minutes=self.minutes, episodes=self.episodes, threads=self.threads, show=show)
         return DONE if finished else INTERRUPTED

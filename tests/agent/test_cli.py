@@ -161,6 +161,7 @@ def test_the_command_that_goes_on_can_be_pasted_whatever_the_folder_is_called(mo
         (("play", "--advice", "runs/nowhere"), "There is no run in runs/nowhere, and no policy has such a name: give"),
         (("train", "--run", ""), "run is empty: give the folder"),
         (("demo", "--minutes", "-1"), "minutes must be at least 0"),
+        (("demo", "--episodes", "0"), "episodes must be at least 1"),
     ],
 )
 def test_bad_usage_exits_2_and_says_why_in_one_line(capsys, words, said):

@@ -187,6 +187,12 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(capsys, monke
     assert file.read_text() == "mine"
 
 
+def test_a_demo_without_threads_is_refused_before_it_has_a_folder(capsys, tmp_path):
+    code, err = said(capsys, "demo", "--run", str(tmp_path / "r"), "--threads", "0")
+    assert (code, err) == (2, "error: threads must be at least 1, got 0.\n")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("words", [("evaluate", "--policy", "wait", "--csv"), ("play", "--save")], ids=lambda w: w[0])
 def test_a_folder_in_the_place_of_a_file_is_refused_before_the_work(capsys, monkeypatch, tmp_path, words):
     monkeypatch.setattr("esper_env.simulation.Simulation.reset", lambda *_: pytest.fail("work has begun"))

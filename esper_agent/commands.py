@@ -93,6 +93,9 @@ class Evaluate:
 
         if not self.policy and self.run is None:
             raise ConfigError("Nothing to evaluate: give --policy NAME ..., --run RUN, or both.")
+        for name in ("checkpoint", "temperature") if self.run is None else ():
+            if getattr(self, name) != getattr(Evaluate, name):
+                raise ConfigError(f"--{name} is about the policy that a run has trained: give --run, or leave it out.")
         check_number("episodes", self.episodes, 1, whole=True)
         check_number("temperature", self.temperature, 0, 100)
         if self.csv is not None:

@@ -153,6 +153,8 @@ def test_the_command_that_goes_on_can_be_pasted_whatever_the_folder_is_called(mo
         (("evaluate", "--policy", "wiat"), "Did you mean 'wait'"),
         (("evaluate", "--policy", "wait", "--task", "digit"), "Did you mean 'digits'"),
         (("evaluate", "--policy", "wait", "--episodes", "0"), "episodes must be at least 1"),
+        (("evaluate", "--policy", "wait", "--temperature", "0"), "--temperature is about the policy that a run has"),
+        (("evaluate", "--policy", "wait", "--checkpoint", "last"), "--checkpoint is about the policy that a run has"),
         (("evaluate", "--run", "nowhere"), "There is no run in nowhere"),
         (("report", "nowhere"), "There is no run in nowhere"),
         (("report", "nowhere", "--replays", "-1"), "replays must be at least 0"),

@@ -87,6 +87,8 @@ def _blueprints(asked: Any, topology: str) -> tuple[str, ...]:
         return suited
     if not isinstance(asked, Collection) or isinstance(asked, str) or not all(isinstance(n, str) for n in asked):
         raise ConfigError(f"blueprints must be a list of names, got {asked!r}.")
+    if not asked:
+        raise ConfigError("blueprints is empty: name at least one, or leave it out. With max_seeds=0 none is planted.")
     for name in asked:
         if name not in suited:
             raise ConfigError(unknown_name(f"blueprint for a {topology} host", name, suited))

@@ -29,6 +29,7 @@ SHORT = {"max_epochs": 3, "training": {"batches_per_epoch": 2, "val_samples": 64
         ({"blueprints": ["conv_lite"]}, "Unknown blueprint for a cnn host 'conv_lite'. Did you mean 'conv_light'"),
         ({"blueprints": ["lora"]}, "Unknown blueprint for a cnn host 'lora'"),
         ({"blueprints": ["noop"]}, "Unknown blueprint for a cnn host 'noop'"),
+        ({"blueprints": []}, "blueprints is empty: name at least one, or leave it out"),
         ({"blueprints": "norm"}, "blueprints must be a list of names, got 'norm'"),
         ({"blueprints": 5}, "blueprints must be a list of names, got 5"),
         ({"blueprints": [1]}, r"blueprints must be a list of names, got \[1\]"),

@@ -39,7 +39,7 @@ def test_every_registered_environment_keeps_its_promises(name):
         {"training": TRAINING | {"host_lr": 1e6}, "on_panic": "terminate"},
         {"training": TRAINING | {"host_lr": 1e6}},
         {"counterfactual_interval": 3, "num_slots": 1},
-        {"blueprints": []},
+        {"max_seeds": 0},
     ],
 )
 def test_so_it_does_with_other_options(options):

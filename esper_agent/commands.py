@@ -6,6 +6,7 @@ What brings in torch is imported inside the commands, so that help comes at once
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -89,7 +90,15 @@ class Evaluate:
 
     def __call__(self) -> int:
         """Evaluate and print the table."""
-        from esper_agent.evaluate import evaluate_named, evaluate_run, held_out_seeds, summarise, table, write_csv
+        from esper_agent.evaluate import (
+            Announcer,
+            evaluate_named,
+            evaluate_run,
+            held_out_seeds,
+            summarise,
+            table,
+            write_csv,
+        )
 
         if not self.policy and self.run is None:
             raise ConfigError("Nothing to evaluate: give --policy NAME ..., --run RUN, or both.")
@@ -104,7 +113,7 @@ class Evaluate:
             raise ConfigError("Give task as an argument of its own, not inside env.")
         saved = {} if self.run is None else load_config(self.run).env_options
         options = {"task": "digits"} | saved | ({"task": self.task} if self.task else {}) | dict(self.env)
-        seeds, episodes = held_out_seeds(self.episodes), []
+        seeds, episodes, observer = held_out_seeds(self.episodes), [], Announcer(_say)
         if self.run is not None:
             episodes += evaluate_run(
                 self.run,
@@ -114,8 +123,9 @@ class Evaluate:
                 temperature=self.temperature,
                 seed=self.seed,
                 threads=self.threads,
+                observer=observer,
             )
-        episodes += evaluate_named(self.policy, options, seeds, seed=self.seed, threads=self.threads)
+        episodes += evaluate_named(self.policy, options, seeds, seed=self.seed, threads=self.threads, observer=observer)
         print(table(summarise(episodes)))
         if self.csv is not None:
             write_csv(self.csv, episodes)
@@ -207,6 +217,7 @@ class Report:
             temperature=self.temperature,
             threads=self.threads,
             shown=self.replays,
+            show=_say,
         )
         print(f"{text}\n\n{page}")
         return DONE
@@ -293,6 +304,11 @@ COMMANDS = {
     "demo": Demo,
 }
 """Commands by name, besides `train`, whose flags may start from a run that is continued."""
+
+
+def _say(line: str) -> None:
+    """What a command does now; what came of it goes to stdout."""
+    print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager

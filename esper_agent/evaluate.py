@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -64,6 +64,25 @@ class Observer(Protocol):
 
     def follow(self, decided: TensorDictBase, after: Observed, over: Bools) -> None:
         """Every episode has gone on by a step: the policy's tensors, action included, what came of it, which ended."""
+
+
+@dataclass(frozen=True)
+class Announcer:
+    """An `Observer` that tells whose episodes begin, and lets another one watch as well."""
+
+    show: Callable[[str], None]
+    other: Observer | None = None
+
+    def begin(self, agent: str, policy: TensorDictModuleBase, seeds: Sequence[int], after: Observed) -> None:
+        """Tell."""
+        self.show(f"{agent}: {len(seeds)} episode{'s' * (len(seeds) != 1)}")
+        if self.other is not None:
+            self.other.begin(agent, policy, seeds, after)
+
+    def follow(self, decided: TensorDictBase, after: Observed, over: Bools) -> None:
+        """Nothing to tell."""
+        if self.other is not None:
+            self.other.follow(decided, after, over)
 
 
 def held_out_seeds(episodes: int) -> list[int]:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from esper_agent.evaluate import Episode, evaluate_named, evaluate_run, held_out_seeds, read_episodes, write_csv
+from esper_agent.evaluate import (
+    Announcer,
+    Episode,
+    evaluate_named,
+    evaluate_run,
+    held_out_seeds,
+    read_episodes,
+    write_csv,
+)
 from esper_agent.files import write_json
 from esper_agent.policies.baselines import BASELINES
 from esper_agent.recording import Recorder, Recording
@@ -35,10 +43,16 @@ class Evaluation:
         return drawn if self.temperature else "always the likeliest action"
 
 
-def evaluate_baselines(config: TrainConfig, episodes: int, *, threads: int = 1) -> Evaluation:
-    """What the policies that do not learn reach in the environment of a run."""
+def silent(line: str) -> None:
+    """Show nothing."""
+
+
+def evaluate_baselines(
+    config: TrainConfig, episodes: int, *, threads: int = 1, show: Callable[[str], None] = silent
+) -> Evaluation:
+    """What the policies that do not learn reach in the environment of a run; `show` is told of each."""
     recorder, seeds = Recorder(), held_out_seeds(episodes)
-    rows = evaluate_named(BASELINES, config.env_options, seeds, threads=threads, observer=recorder)
+    rows = evaluate_named(BASELINES, config.env_options, seeds, threads=threads, observer=Announcer(show, recorder))
     return Evaluation(rows, recorder.recordings)
 
 
@@ -50,11 +64,18 @@ def evaluate_trained(
     which: str = "best",
     temperature: float = 1.0,
     threads: int = 1,
+    show: Callable[[str], None] = silent,
 ) -> Evaluation:
-    """What the policy of a run reaches in it."""
+    """What the policy of a run reaches in it; `show` is told when it begins."""
     recorder, seeds = Recorder(value_unit(run, which)), held_out_seeds(episodes)
     rows = evaluate_run(
-        run, config.env_options, seeds, which=which, temperature=temperature, threads=threads, observer=recorder
+        run,
+        config.env_options,
+        seeds,
+        which=which,
+        temperature=temperature,
+        threads=threads,
+        observer=Announcer(show, recorder),
     )
     name, steps = checkpoint_of(run, which)
     return Evaluation(rows, recorder.recordings, f"the {name} checkpoint, after {steps:,} steps", temperature)

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -21,7 +21,14 @@ from esper_agent.recording import Recording
 from esper_agent.report.changes import then_and_now
 from esper_agent.report.curve import curve
 from esper_agent.report.episodes import episodes_table, held_out, policies, trained_on
-from esper_agent.report.evaluation import Evaluation, evaluate_baselines, evaluate_trained, remember, remembered
+from esper_agent.report.evaluation import (
+    Evaluation,
+    evaluate_baselines,
+    evaluate_trained,
+    remember,
+    remembered,
+    silent,
+)
 from esper_agent.report.fates import fates_table, plantings_of_account
 from esper_agent.report.health import heads_table, health
 from esper_agent.report.replays import Replay, as_table, data, replays
@@ -46,6 +53,7 @@ def write_report(
     threads: int = 1,
     shown: int = REPLAYS,
     baselines: Evaluation | None = None,
+    show: Callable[[str], None] = silent,
 ) -> tuple[str, Path]:
     """Evaluate a run's policy and the baselines on held-out seeds and draw the page.
 
@@ -57,13 +65,14 @@ def write_report(
         threads: stacks of hosts run at the same time.
         shown: episodes of the trained policy that can be watched.
         baselines: what `evaluate_baselines` returned, where that has been done already.
+        show: told of each policy when its episodes begin.
 
     Returns:
         The table of results as text, and the path of the page; rows go to `evaluation.csv` beside it.
     """
     config = load_config(run)
-    trained = evaluate_trained(run, config, episodes, which=which, temperature=temperature, threads=threads)
-    others = evaluate_baselines(config, episodes, threads=threads) if baselines is None else baselines
+    trained = evaluate_trained(run, config, episodes, which=which, temperature=temperature, threads=threads, show=show)
+    others = evaluate_baselines(config, episodes, threads=threads, show=show) if baselines is None else baselines
     remember(run, trained, others)
     page = write_page(run, config, trained, others, shown=shown)
     return table(summarise([*trained.rows, *others.rows])), page

@@ -2,6 +2,7 @@ import json
 import os
 import pty
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from esper_agent import cli, commands, doctor
 from esper_agent.flags import ELSEWHERE
 from esper_agent.flags import flags as known_flags
 from esper_agent.listing import listing
+from esper_agent.policies.baselines import BASELINES
 from esper_agent.policies.registry import policy_names
 from esper_agent.runs import TrainConfig, load_config
 from esper_env.actions import blueprint_names
@@ -220,9 +222,17 @@ def test_evaluation_prints_a_line_per_policy_and_writes_rows(run, tmp_path, caps
     file = tmp_path / "rows.csv"
     words = ["--run", str(run), "--policy", "wait", "random", "--episodes", "3", "--threads", "1", "--csv", str(file)]
     assert cli.run(["evaluate", *words]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]] == ["lstm", "wait", "random"]
+    out, err = capsys.readouterr()
+    assert [line.split()[0] for line in out.splitlines()[2:]] == ["lstm", "wait", "random"]
+    assert err.splitlines() == ["lstm: 3 episodes", "wait: 3 episodes", "random: 3 episodes"]
     assert len(file.read_text().splitlines()) == 1 + 9
     assert cli.run(["evaluate", *words, "--checkpoint", "last", "--temperature", "0"]) == 0
+
+
+def test_a_report_tells_each_policy_when_its_episodes_begin(run, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "r")
+    assert cli.run(["report", str(tmp_path / "r"), "--episodes", "1", "--threads", "1"]) == 0
+    assert capsys.readouterr().err.splitlines() == [f"{agent}: 1 episode" for agent in ("lstm", *BASELINES)]
 
 
 def test_evaluation_of_a_name_needs_no_run(capsys):

@@ -80,7 +80,7 @@ class Evaluate:
     episodes: int = 50
     """Episodes per policy, on the same seeds for all of them."""
     temperature: float = 1.0
-    """How freely the trained policy draws: 1 as in training, 0.5 the likely more often, 0 always the likeliest."""
+    """1 samples as in training, less favours likely actions, 0 always takes the likeliest."""
     seed: int = 0
     """Seed of what policies draw."""
     threads: int = 2
@@ -197,7 +197,7 @@ class Report:
     checkpoint: Literal["best", "last"] = "best"
     """Which of the run's checkpoints."""
     temperature: float = 1.0
-    """How freely the trained policy draws: 1 as in training, 0.5 the likely more often, 0 always the likeliest."""
+    """1 samples as in training, less favours likely actions, 0 always takes the likeliest."""
     threads: int = 2
     """Stacks of hosts run at the same time."""
     replays: int = 6

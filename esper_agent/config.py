@@ -118,8 +118,8 @@ class PPOConfig(Options):
     gamma: float = 0.995
     """Discount; must equal the environment's, or its shaping no longer cancels."""
     gae_lambda: float = 1.0
-    """λ of the λ-return: 0 trusts the critic, 1 the rewards seen. An episode is short, and the critic errs by more than
-    one blueprint is worth above another."""
+    """λ of the λ-return: 0 relies on the critic, 1 on the rewards seen. Episodes are short and the critic's error is
+    larger than the differences between blueprints, so the default is 1."""
     baseline: str | None = None
     """What returns are compared with: `factored` (the op with V(s), the rest with Q(s, op)), `q_op` or `state`.
     None follows the policy: `factored` where its critic judges ops, else `state`."""
@@ -133,7 +133,7 @@ class PPOConfig(Options):
     """Weight of the entropy bonus at the start, before the per-head weights."""
     entropy_decay: float | None = 16_000.0
     """Environment steps after which the entropy bonus is half of that; after n times as many it is 1/(1 + n).
-    None keeps it. What helps a beginner to find out what there is can hold back who knows."""
+    None keeps it constant. Exploration helps early in training and hurts later."""
     entropy_weights: Mapping[str, float] = field(default_factory=lambda: dict(ENTROPY_WEIGHTS))
     """Per-head factors of the entropy bonus; a head left out has none."""
     entropy_from: str = "beginner"

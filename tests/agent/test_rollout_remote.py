@@ -68,7 +68,7 @@ def ended(pid):
 
 def test_ray_that_is_not_installed_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ImportError, match=r"esper\[ray\]"):
+    with pytest.raises(ImportError, match=r"esper-env\[ray\]"):
         make_rollouts("ray", small_policy(), num_envs=4, steps=2, env_options=BRIEF)
 
 

@@ -179,5 +179,5 @@ def test_without_stable_baselines3_the_extra_is_named(monkeypatch):
 
     monkeypatch.delitem(sys.modules, "esper_env.sb3")
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'esper\[compat\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'esper-env\[compat\]'"):
         importlib.import_module("esper_env.sb3")

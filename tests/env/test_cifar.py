@@ -419,7 +419,7 @@ def test_a_download_that_fails_says_so(tmp_path, monkeypatch, error):
 def test_a_download_without_torchvision_names_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)
     monkeypatch.setitem(sys.modules, "torchvision.datasets", None)
-    with pytest.raises(ConfigError, match=r"pip install 'esper\[data\]', or unpack cifar-10-python\.tar\.gz"):
+    with pytest.raises(ConfigError, match=r"pip install 'esper-env\[data\]', or unpack cifar-10-python\.tar\.gz"):
         Cifar10(tmp_path, download=True).load()
 
 

@@ -146,7 +146,7 @@ def test_a_tokenizer_that_is_none_or_too_large_is_refused(folder, monkeypatch):
 def test_without_the_package_the_error_names_it_and_the_task_that_does_without(folder, monkeypatch):
     (folder / TOKENIZER).write_text("{}")
     monkeypatch.setitem(__import__("sys").modules, "tokenizers", None)
-    with pytest.raises(ConfigError, match=r"pip install 'esper\[data\]'.*task='tinystories'"):
+    with pytest.raises(ConfigError, match=r"pip install 'esper-env\[data\]'.*task='tinystories'"):
         replace(SMALL, vocabulary="gpt2").at(str(folder), False).load()
 
 
